@@ -1,0 +1,195 @@
+"""`make bench`: the figures of the README, measured on a bridge in a process of its own.
+
+Prints a table and keeps it as benchmarks/results.json. Each figure comes from several rounds
+in one run; median and range are given, because absolute figures wander on a busy machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from py9p.constants import NOFID
+from py9p.messages import Message, Rread, Tattach, Tclunk, Topen, Tread, Tstat, Tversion, Twalk
+from py9p.native import decode_message, encode_message
+from rich.console import Console
+from rich.table import Table
+
+from ctl.client import Files
+
+LLAMBO = str(Path(sys.executable).parent / "llambo")
+RESULTS = Path(__file__).with_name("results.json")
+ROUNDS = 5
+RPCS = 2000
+TOKENS = 128
+QUESTION = "Write a long story about number {} and its friends."
+
+
+@contextmanager
+def bridge(*options: str) -> Iterator[tuple[str, psutil.Process]]:
+    """A running bridge: its socket and its process."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/9p"
+        process = subprocess.Popen(
+            [LLAMBO, "serve", "--socket", path, *options], stderr=subprocess.DEVNULL
+        )
+        try:
+            while not _ready(path):
+                if process.poll() is not None:
+                    raise SystemExit("the bridge did not start")
+                time.sleep(0.05)
+            yield path, psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _ready(path: str) -> bool:
+    try:
+        with Files(path) as files:
+            return bool(json.loads(files.read("model"))["state"] == "ready")
+    except Exception:
+        return False
+
+
+def measure_rpcs(path: str) -> dict[str, list[float]]:
+    """Microseconds (p50 of each round) of RPCs that need not wait, by one client that blocks."""
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(path)
+
+    def rpc(*frames: bytes) -> bytes:
+        for frame in frames:
+            sock.sendall(frame)
+            reply = sock.recv(1 << 17)
+        return reply
+
+    def encoded(message: Message) -> bytes:
+        return bytes(encode_message(message))
+
+    rpc(encoded(Tversion(131096)))
+    rpc(encoded(Tattach(0, "bench", NOFID)))
+    rpc(encoded(Twalk(0, 1, ("status",))), encoded(Topen(1)))
+    reply = decode_message(rpc(encoded(Tread(1, 0, 8192))))
+    assert isinstance(reply, Rread)
+    assert reply.data.startswith(b'{"status":"ok"')
+    cases = {
+        "Tread of status": (encoded(Tread(1, 0, 8192)),),
+        "Tstat": (encoded(Tstat(1)),),
+        "Twalk + Tclunk": (encoded(Twalk(0, 2, ("status",))), encoded(Tclunk(2))),
+    }
+    figures: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(ROUNDS):
+        for name, frames in cases.items():
+            times = []
+            for _ in range(RPCS):
+                began = time.perf_counter()
+                rpc(*frames)
+                times.append(time.perf_counter() - began)
+            figures[name].append(statistics.median(times) * 1e6 / len(frames))
+    sock.close()
+    return figures
+
+
+def _ask(path: str, number: int, tokens: int) -> tuple[float, int, int]:
+    """Seconds to the first bytes, pieces, tokens of one answer in a fresh session."""
+    with Files(path, "new") as files:
+        files.write("params", f"temperature 0\nmax_tokens {tokens}\n".encode())
+        files.write("prompt", QUESTION.format(number).encode())
+        began = time.perf_counter()
+        pieces = files.pieces("output")
+        next(pieces)
+        first = time.perf_counter() - began
+        count = 1 + sum(1 for _ in pieces)
+        usage = json.loads(files.read("usage"))["last"]
+        return first, count, usage["completion_tokens"]
+
+
+def measure_streaming(path: str) -> tuple[list[float], list[float]]:
+    """Milliseconds to the first bytes, and pieces a token, of single answers."""
+    answers = [_ask(path, 100 + i, TOKENS) for i in range(ROUNDS)]
+    return [first * 1e3 for first, _, _ in answers], [n / tokens for _, n, tokens in answers]
+
+
+def _together(path: str, sessions: int, start: int) -> float:
+    """Tokens a second in all of so many sessions asked at once, prompt time included."""
+    with ThreadPoolExecutor(sessions) as pool:
+        began = time.perf_counter()
+        numbers = range(start, start + sessions)
+        answers = list(pool.map(lambda number: _ask(path, number, TOKENS), numbers))
+        return sum(tokens for _, _, tokens in answers) / (time.perf_counter() - began)
+
+
+def measure_sessions(path: str) -> dict[int, list[float]]:
+    """Tokens a second in all with 1, 4 and 10 sessions, in turn."""
+    figures: dict[int, list[float]] = {1: [], 4: [], 10: []}
+    for i in range(ROUNDS):
+        for sessions, rates in figures.items():
+            rates.append(_together(path, sessions, 1000 * (i + 1) + 100 * sessions))
+    return figures
+
+
+def measure_dial(path: str) -> list[float]:
+    """Milliseconds from starting `llambo dial` to its end when standard input is empty."""
+    times = []
+    for _ in range(ROUNDS * 4):
+        began = time.perf_counter()
+        subprocess.run([LLAMBO, "dial", path], stdin=subprocess.DEVNULL, check=True)
+        times.append((time.perf_counter() - began) * 1e3)
+    return times
+
+
+def main() -> None:
+    """Measure everything and tell it."""
+    rows: list[dict[str, object]] = []
+
+    def row(what: str, unit: str, values: list[float], bar: str, met: bool) -> None:
+        low, middle, high = min(values), statistics.median(values), max(values)
+        rows.append(
+            {"what": what, "unit": unit, "median": middle, "low": low, "high": high}
+            | {"bar": bar, "met": met}
+        )
+
+    with bridge("--engine", "echo") as (path, process):
+        for name, values in measure_rpcs(path).items():
+            row(f"RPC: {name}, p50", "µs", values, "< 100", statistics.median(values) < 100)
+        dial = measure_dial(path)
+        row("llambo dial, start to end", "ms", dial, "< 60", statistics.median(dial) < 60)
+        echo_rss = [process.memory_info().rss / 1e6]
+        row("bridge resident, echo engine", "MB", echo_rss, "< 45", echo_rss[0] < 45)
+    with bridge() as (path, process):
+        first, pieces = measure_streaming(path)
+        row("first bytes after submission", "ms", first, "< 150", statistics.median(first) < 150)
+        row("pieces read a token", "", pieces, "about 1", statistics.median(pieces) > 0.9)
+        rates = measure_sessions(path)
+        for sessions, values in rates.items():
+            row(f"{sessions} sessions, tokens/s in all", "1/s", values, "", True)
+        ratios = [four / one for one, four in zip(rates[1], rates[4], strict=True)]
+        row("4 sessions against 1", "×", ratios, ">= 1.5", statistics.median(ratios) >= 1.5)
+        rss = [process.memory_info().rss / 1e6]
+        row("bridge resident, without its worker", "MB", rss, "< 45", rss[0] < 45)
+
+    table = Table("what", "median", "range", "unit", "bar", "met", box=None)
+    for r in rows:
+        values = (f"{r['median']:.2f}", f"{r['low']:.2f} to {r['high']:.2f}")
+        bar = str(r["bar"])
+        table.add_row(str(r["what"]), *values, str(r["unit"]), bar, "yes" if r["met"] else "NO")
+    Console(width=110).print(table)
+    RESULTS.write_text(
+        json.dumps({"cores": os.cpu_count(), "python": platform.python_version(), "rows": rows})
+    )
+
+
+if __name__ == "__main__":
+    main()

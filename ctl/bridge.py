@@ -1,0 +1,289 @@
+"""The bridge: its models, its sessions and the nursery in which answers run.
+
+Who owns what: the bridge owns the engine and the sessions; a session owns its turns; the
+tasks of all turns run in the bridge's nursery. Files own nothing: they come and go with the
+clients. What cancels what: the end of a session cancels its turns, the end of the bridge
+everything.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVarTuple
+
+import trio
+
+from ctl import __version__
+from ctl.catalog import Catalog
+from ctl.replies import BridgeStatus, Status
+from ctl.session import Owner, Session
+from engine.api import Engine, EngineError, LoadOptions, ModelStatus
+from fs9p import Error
+
+Ts = TypeVarTuple("Ts")
+
+log = logging.getLogger("llambo")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Limits of a bridge.
+
+    session_ttl: seconds a session may be idle. max_sessions: main sessions apart. max_prompt:
+    bytes of one prompt or command; the longest contexts in use hold about that much text.
+    """
+
+    session_ttl: float = 3600.0
+    max_sessions: int = 256
+    max_prompt: int = 1 << 20
+
+
+class Bridge:
+    """Sessions and models, alive inside ``async with bridge.running():``, which belongs inside
+    the engine's own block."""
+
+    def __init__(self, engine: Engine, catalog: Catalog, options: Options | None = None) -> None:
+        self.engine = engine
+        self.catalog = catalog
+        self.options = options or Options()
+        self.default_model: str | None = None
+        self.draining = False
+        self.quit = trio.Event()
+        """Set by QUIT: whoever runs the bridge ends it."""
+        self.connections: Callable[[], int] = lambda: 0
+        self.model_numbers: dict[str, int] = {}
+        """A number for each model name ever listed, for the qid paths of `models/`."""
+        self._loads: dict[str, tuple[str, LoadOptions]] = {}
+        self._sessions: dict[int, Session] = {}
+        self._mains: dict[str, Session] = {}
+        self._serial = 0
+        self._number = 0
+        self._started = trio.current_time()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The time in which answers can be made. At its end those that run are cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._expire)
+            try:
+                yield
+            finally:
+                self._nursery.cancel_scope.cancel()
+
+    def start(self, task: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> None:
+        """Run a task that belongs to no connection. It ends with the bridge at the latest."""
+        self._nursery.start_soon(task, *args)
+
+    # Models
+
+    async def load(
+        self,
+        wanted: str,
+        options: LoadOptions,
+        *,
+        anywhere: bool,
+        expected: bool = False,
+    ) -> str:
+        """Load a model by name or path; its name. Raises `Error` or `EngineError`.
+
+        anywhere: whether files outside the catalog's directories may be loaded. expected:
+        questions that come before it is loaded wait for it.
+        """
+        if self.draining:
+            raise Error("busy: the bridge is shutting down")
+        name, path = self.catalog.resolve(wanted, anywhere=anywhere)
+        name = self._free_name(name, path)
+        self._loads[name] = (path, options)
+        if expected:
+            self.default_model = name
+        log.info("loading %s from %s", name, path)
+        try:
+            await self.engine.load(name, path, options)
+        except EngineError as error:
+            log.warning("loading %s failed: %s", name, error)
+            raise
+        finally:
+            if self.engine.status(name) is None:
+                self._loads.pop(name, None)
+                if self.default_model == name:
+                    self.default_model = None
+        log.info("loaded %s", name)
+        self.default_model = name
+        return name
+
+    def _free_name(self, name: str, path: str) -> str:
+        """The name, numbered where another file is loaded under it."""
+        candidate, n = name, 1
+        while self._loads.get(candidate, (path, None))[0] != path:
+            n += 1
+            candidate = f"{name}-{n}"
+        return candidate
+
+    async def free(self, name: str) -> None:
+        """Unload a model. Raises `Error` if there is none of that name."""
+        if self.engine.status(name) is None:
+            raise Error(f"file not found: no model {name[:60]!r} is loaded")
+        self._loads.pop(name, None)
+        if self.default_model == name:
+            self.default_model = None
+        await self.engine.free(name)
+        log.info("freed %s", name)
+
+    def model_name(self, chosen: str | None) -> str | None:
+        """The model for a session that has chosen this one, or none; None if it is not loaded."""
+        name = chosen or self.default_model
+        return name if name is not None and self.engine.status(name) is not None else None
+
+    def model_status(self, chosen: str | None) -> ModelStatus:
+        """What is known of that model; state ``none`` without one."""
+        name = self.model_name(chosen)
+        status = self.engine.status(name) if name is not None else None
+        return status or ModelStatus(engine=self.engine.kind)
+
+    def known_model(self, name: str) -> ModelStatus | None:
+        """A model that is loaded or can be."""
+        status = self.engine.status(name)
+        if status is None and (path := self.catalog.files().get(name)) is not None:
+            size = path.stat().st_size
+            status = ModelStatus(name, str(path), file_bytes=size, engine=self.engine.kind)
+        return status
+
+    def known_models(self) -> list[str]:
+        """The names of all models that are loaded or can be."""
+        loaded = [model.name for model in self.engine.models()]
+        return loaded + [name for name in self.catalog.files() if name not in loaded]
+
+    def check_ready(self, chosen: str | None) -> str:
+        """The model a prompt would go to, or raise `Error`. One being loaded will do."""
+        if self.draining:
+            raise Error("busy: the bridge is shutting down")
+        name = self.model_name(chosen)
+        if name is None:
+            raise Error("no model loaded: write LOAD path to ctl")
+        return name
+
+    async def ready(self, name: str) -> ModelStatus:
+        """Wait for a model that is being loaded. Raises `EngineError` if that fails."""
+        status = self.engine.status(name)
+        if status is not None and status.state == "loading" and name in self._loads:
+            path, options = self._loads[name]
+            status = await self.engine.load(name, path, options)
+        return status or ModelStatus()
+
+    # Sessions
+
+    def main_session(self, owner: Owner) -> Session:
+        """The session that all attaches of this owner without a name share."""
+        if owner.key not in self._mains:
+            self._mains[owner.key] = Session(self, self._next_serial(), 0, owner)
+        return self._mains[owner.key]
+
+    def new_session(self, owner: Owner, aname: str | None = None) -> Session:
+        """A fresh session. Raises `Error` when there are too many."""
+        if len(self._sessions) >= self.options.max_sessions:
+            raise Error("too many sessions")
+        serial = self._next_serial()
+        self._number += 1
+        session = Session(self, serial, self._number, owner, aname)
+        self._sessions[session.number] = session
+        log.debug("session %d for %s", session.number, owner.name)
+        return session
+
+    def named_session(self, owner: Owner, aname: str) -> Session:
+        """The owner's session of that attach name, made on first use."""
+        for session in self.sessions(owner):
+            if session.aname == aname:
+                return session
+        return self.new_session(owner, aname)
+
+    def find_session(self, owner: Owner, number: int) -> Session | None:
+        """The session of that number, if it is this owner's. 0 is his main session."""
+        if number == 0:
+            return self.main_session(owner)
+        session = self._sessions.get(number)
+        return session if session is not None and session.owner == owner else None
+
+    def sessions(self, owner: Owner) -> list[Session]:
+        """This owner's sessions, his main one apart."""
+        return [session for session in self._sessions.values() if session.owner == owner]
+
+    def end_session(self, session: Session) -> None:
+        """Close a session; it is in nobody's tree any more."""
+        if session.closed:
+            return
+        session.close()
+        if session.number:
+            self._sessions.pop(session.number, None)
+            log.debug("session %d ended", session.number)
+        else:
+            self._mains.pop(session.owner.key, None)
+
+    def end_sessions(self, owner: Owner) -> None:
+        """End everything of an owner who cannot come back: a connection without a user."""
+        for session in self.sessions(owner):
+            self.end_session(session)
+        if owner.key in self._mains:
+            self.end_session(self._mains[owner.key])
+
+    def _next_serial(self) -> int:
+        self._serial += 1
+        return self._serial
+
+    async def _expire(self) -> None:
+        """End sessions that nobody used for the time allowed."""
+        ttl = self.options.session_ttl
+        while True:
+            now = trio.current_time()
+            for session in list(self._sessions.values()):
+                if not session.uses and not session.running and now - session.idle_since >= ttl:
+                    log.info("session %d was idle for %g s: ended", session.number, ttl)
+                    self.end_session(session)
+            oldest = min((s.idle_since for s in self._sessions.values() if not s.uses), default=now)
+            await trio.sleep(max(oldest + ttl - now, ttl / 10, 0.01))
+
+    # The whole
+
+    def status(self, session: Session) -> Status:
+        """What `status` says. Never waits."""
+        model = session.model_status()
+        states = [s.state for s in self._all_sessions()]
+        bridge = BridgeStatus(
+            version=__version__,
+            uptime=round(trio.current_time() - self._started, 3),
+            sessions=len(self._mains) + len(self._sessions),
+            connections=self.connections(),
+            queued=states.count("queued"),
+            running=states.count("prefill") + states.count("generating"),
+        )
+        return Status("ok", model_message(model), session.status(), model, bridge)
+
+    def _all_sessions(self) -> Iterator[Session]:
+        yield from self._mains.values()
+        yield from self._sessions.values()
+
+    async def drain(self, answers: float, readers: float) -> None:
+        """Take no new work, and wait: for running answers, then for those who still read one.
+
+        answers, readers: how long at most (seconds).
+        """
+        self.draining = True
+        sessions = list(self._all_sessions())
+        with trio.move_on_after(answers):
+            for session in sessions:
+                while session.running:
+                    await session.changed.park()
+        with trio.move_on_after(readers):
+            for session in sessions:
+                while session.followers:
+                    await session.changed.park()
+
+
+def model_message(model: ModelStatus) -> str:
+    """The message of STATUS."""
+    # A model whose worker died is one: it is started again by the next question.
+    if model.state in ("ready", "failed"):
+        return f"Model loaded: {model.path}"
+    return "No model loaded"

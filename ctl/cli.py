@@ -1,0 +1,254 @@
+"""The `llambo` command: what its arguments are, and which module carries them out.
+
+Client commands start fast, so each imports what it needs when it is chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from ctl import __version__
+from ctl.address import AddressError, is_address
+
+if TYPE_CHECKING:
+    from ctl.client import Files
+
+_ADDRESS = "a socket's path, unix!PATH or tcp!HOST!PORT; the default socket if left out"
+
+
+def main() -> None:
+    """Carry out the command line; ends the process with its status."""
+    args = _parse()
+    try:
+        status = args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `llambo models | head -1`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 0
+    except KeyboardInterrupt:
+        status = 130
+    except AddressError as error:
+        print(f"llambo: {error}", file=sys.stderr)
+        status = 1
+    sys.exit(status)
+
+
+def _parse() -> argparse.Namespace:
+    parser = _parser()
+    # argparse takes words with options between them only in part: `ask ADDRESS -s NAME PROMPT`.
+    args, rest = parser.parse_known_args()
+    if rest and (not hasattr(args, "words") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.words += rest
+    return args
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("llambo", description="llama.cpp as files, over 9P")
+    parser.add_argument("--version", action="version", version=f"llambo {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="serve a bridge until a signal or QUIT")
+    serve.set_defaults(run=_serve)
+    serve.add_argument("--socket", metavar="PATH", help="the unix socket (default: %(default)s)")
+    serve.add_argument("--tcp", metavar="HOST:PORT", help="serve TCP too; loopback only")
+    serve.add_argument("--insecure", action="store_true", help="allow --tcp beyond loopback")
+    serve.add_argument(
+        "--stdio", action="store_true", help="serve one client on standard input and output instead"
+    )
+    serve.add_argument(
+        "--model", metavar="PATH|NAME", help="load this first; none: nothing (default: SmolLM2)"
+    )
+    serve.add_argument(
+        "--models", metavar="DIR", action="append", default=[], help="a directory of GGUF files"
+    )
+    serve.add_argument("--engine", default="llama", metavar="llama|echo[:RATE]")
+    serve.add_argument(
+        "--session-ttl", type=_seconds, default=3600.0, metavar="SECONDS",
+        help="end sessions unused for so long (default: %(default)g)",
+    )  # fmt: skip
+    serve.add_argument(
+        "--max-sessions", type=_positive, default=256, metavar="N", help="default: %(default)s"
+    )
+    serve.add_argument("-v", "--verbose", action="store_true", help="log more")
+    serve.add_argument("-D", "--debug", action="store_true", help="log every 9P message")
+
+    dial = commands.add_parser("dial", help="relay between stdin/stdout and a bridge's socket")
+    dial.set_defaults(run=_dial)
+    dial.add_argument("address", nargs="?", metavar="ADDRESS", help=_ADDRESS)
+
+    ask = commands.add_parser("ask", help="ask, and print the answer as it is generated")
+    ask.set_defaults(run=_ask)
+    ask.add_argument(
+        "-s", "--session", default="new", metavar="NAME",
+        help="go on in the session of this name; '' is your main session (default: a fresh one)",
+    )  # fmt: skip
+    ask.add_argument(
+        "-p", "--param", action="append", default=[], metavar="NAME=VALUE",
+        help="a setting of params, as in -p temperature=0",
+    )  # fmt: skip
+    ask.add_argument("--system", metavar="TEXT", help="the system prompt")
+    ask.add_argument(
+        "words",
+        nargs="*",
+        metavar="[ADDRESS] PROMPT",
+        help="without a prompt, standard input is it",
+    )
+
+    status = _client_command(commands, "status", "what the bridge is doing", _status)
+    status.add_argument("--json", action="store_true", help="as the status file has it")
+    load = _client_command(
+        commands, "load", "load a model, with progress", _load, "[ADDRESS] MODEL"
+    )
+    load.add_argument(
+        "-o", "--option", action="append", default=[], metavar="NAME=N", help="such as n_ctx=4096"
+    )
+    _client_command(commands, "free", "unload a model", _free, "[ADDRESS] [MODEL]")
+    _client_command(commands, "models", "the models that are loaded or can be", _models)
+    return parser
+
+
+def _client_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    text: str,
+    run: object,
+    words: str = "[ADDRESS]",
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text)
+    parser.set_defaults(run=run)
+    parser.add_argument("words", nargs="*", metavar=words, help=f"ADDRESS: {_ADDRESS}")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("it takes a number of seconds above 0")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("it takes a whole number above 0")
+    return value
+
+
+def _split(words: list[str], most: int) -> tuple[str | None, list[str]]:
+    """The address, if the words begin with one, and the other words, ``most`` at most.
+
+    Raises `AddressError` where there are too many.
+    """
+    named = bool(words) and (len(words) > most or is_address(words[0]))
+    address, rest = (words[0], words[1:]) if named else (None, words)
+    if len(rest) > most:
+        raise AddressError(f"too many arguments: {' '.join(rest[most:])}")
+    return address, rest
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from ctl.serve import run
+
+    return run(args)
+
+
+def _dial(args: argparse.Namespace) -> int:
+    from ctl.dial import relay
+
+    return relay(args.address)
+
+
+def _attach(address: str | None, aname: str = "") -> Files:
+    from ctl.client import Files
+
+    return Files(address, aname)
+
+
+def _remote(run: object, *args: object) -> int:
+    """Run a client command, an error of the bridge being one line on the terminal."""
+    from py9p.messages import ProtocolError
+
+    try:
+        return run(*args)  # type: ignore[operator, no-any-return]
+    except (ProtocolError, EOFError, ConnectionError) as error:
+        print(f"llambo: {error}", file=sys.stderr)
+        return 1
+
+
+def _ask(args: argparse.Namespace) -> int:
+    from ctl.ask import ask, read_prompt
+
+    named = bool(args.words) and is_address(args.words[0])
+    address, words = (args.words[0], args.words[1:]) if named else (None, args.words)
+
+    def run() -> int:
+        prompt = read_prompt(words)
+        with _attach(address, args.session) as files:
+            if args.param:
+                lines = [param.replace("=", " ", 1) + "\n" for param in args.param]
+                files.write("params", "".join(lines).encode())
+            if args.system is not None:
+                files.write("system", args.system.encode())
+            return ask(files, prompt, sys.stdout.buffer, sys.stderr)
+
+    return _remote(run)
+
+
+def _status(args: argparse.Namespace) -> int:
+    from ctl.show import show_status
+
+    address, _ = _split(args.words, 0)
+
+    def run() -> int:
+        with _attach(address) as files:
+            show_status(files, as_json=args.json)
+        return 0
+
+    return _remote(run)
+
+
+def _load(args: argparse.Namespace) -> int:
+    from ctl.show import load
+
+    address, words = _split(args.words, 1)
+    if not words:
+        raise AddressError("load: which model? llambo models lists them")
+    model = os.path.abspath(words[0]) if os.path.exists(words[0]) else words[0]
+
+    def run() -> int:
+        with _attach(address) as files, _attach(address) as watch:
+            return load(files, watch, model, args.option)
+
+    return _remote(run)
+
+
+def _free(args: argparse.Namespace) -> int:
+    from ctl.lines import quote
+
+    address, words = _split(args.words, 1)
+
+    def run() -> int:
+        with _attach(address) as files:
+            files.write("ctl", " ".join(["FREE", *map(quote, words)]).encode())
+        return 0
+
+    return _remote(run)
+
+
+def _models(args: argparse.Namespace) -> int:
+    from ctl.show import show_models
+
+    address, _ = _split(args.words, 0)
+
+    def run() -> int:
+        with _attach(address) as files:
+            show_models(files)
+        return 0
+
+    return _remote(run)

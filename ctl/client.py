@@ -1,0 +1,74 @@
+"""A bridge's files from the client side, for the client commands: py9p's client with paths."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from types import TracebackType
+
+from py9p.client import Client
+from py9p.constants import IOHDRSZ, OREAD, OWRITE
+from py9p.native import decode_dir
+
+from ctl.address import connect
+
+_MSIZE = (64 << 10) + IOHDRSZ
+
+
+class Files:
+    """The tree of one attach. Threads may share it. Errors of the bridge are
+    ``py9p.RemoteError``, those of the connection ``py9p.ProtocolError`` or OSError."""
+
+    def __init__(self, address: str | None, aname: str = "") -> None:
+        self._client = Client(connect(address), msize=_MSIZE)
+        self._client.negotiate()
+        self._client.attach(0, aname=aname)
+        self._fids = itertools.count(1)
+
+    def __enter__(self) -> Files:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._client.close()
+
+    def open(self, path: str, mode: int = int(OREAD)) -> int:
+        """A fid, walked and opened."""
+        fid = next(self._fids)
+        self._client.walk(0, fid, path)
+        self._client.open(fid, mode)
+        return fid
+
+    def pieces(self, path: str) -> Iterator[bytes]:
+        """The file as it comes, to its end."""
+        fid = self.open(path)
+        offset = 0
+        while data := self._client.read(fid, offset=offset):
+            offset += len(data)
+            yield data
+        self._client.clunk(fid)
+
+    def read(self, path: str) -> bytes:
+        """The whole file."""
+        return b"".join(self.pieces(path))
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write all of it through one open, and close that."""
+        fid = self.open(path, int(OWRITE))
+        room = self._client.msize - IOHDRSZ
+        for offset in range(0, len(data), room):
+            self._client.write(fid, data[offset : offset + room], offset)
+        self._client.clunk(fid)
+
+    def names(self, path: str) -> list[str]:
+        """What a directory lists."""
+        data, names = self.read(path), []
+        while data:
+            size = 2 + int.from_bytes(data[:2], "little")
+            names.append(decode_dir(data[:size]).name)
+            data = data[size:]
+        return names

@@ -1,0 +1,113 @@
+"""The JSON that clients see, as bytes: one compact object and a newline.
+
+The order of keys is part of the interface: existing Limbo clients look for
+``"status":"`` by string search. Keys are only ever added, after these.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from engine.api import Message, ModelStatus, Usage
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """The reply to a command."""
+
+    status: str
+    message: str
+    data: Any = msgspec.UNSET
+
+    @property
+    def ok(self) -> bool:
+        """Whether the command did what it says."""
+        return self.status == "ok"
+
+
+def done(message: str, data: object = msgspec.UNSET) -> Reply:
+    """The reply of a command that was carried out."""
+    return Reply("ok", message, data)
+
+
+def failed(message: str, data: object = msgspec.UNSET) -> Reply:
+    """The reply of a command that was not."""
+    return Reply("error", message, data)
+
+
+class SessionStatus(msgspec.Struct, frozen=True):
+    """``session`` in `Status`. state: idle, queued, prefill, generating or failed."""
+
+    id: int
+    owner: str
+    state: str
+    error: str | None
+    turns: int
+
+
+class BridgeStatus(msgspec.Struct, frozen=True):
+    """``bridge`` in `Status`. uptime: seconds. queued, running: answers."""
+
+    version: str
+    uptime: float
+    sessions: int
+    connections: int
+    queued: int
+    running: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What the `status` file says."""
+
+    status: str
+    message: str
+    session: SessionStatus
+    model: ModelStatus
+    bridge: BridgeStatus
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """Sums over the answers of a session."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+
+    def plus(self, usage: Usage) -> Totals:
+        """The totals with one more answer."""
+        return Totals(
+            self.requests + 1,
+            self.prompt_tokens + usage.prompt_tokens,
+            self.cached_tokens + usage.cached_tokens,
+            self.completion_tokens + usage.completion_tokens,
+        )
+
+
+class UsageReport(msgspec.Struct, frozen=True):
+    """What the `usage` file says."""
+
+    last: Usage | None
+    total: Totals
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def line(value: msgspec.Struct) -> bytes:
+    """One compact JSON object and a newline, UTF-8 written raw."""
+    return _encode(value) + b"\n"
+
+
+def conversation(messages: list[Message]) -> bytes:
+    """The `context` file: a message a line."""
+    return b"".join(map(line, messages))
+
+
+_decode_message = msgspec.json.Decoder(Message).decode
+
+
+def read_message(text: bytes) -> Message:
+    """One line of a written `context`. Raises ValueError with what is wrong."""
+    return _decode_message(text)

@@ -1,0 +1,300 @@
+"""A session: one conversation, its settings, and the question it is on.
+
+A session owns at most one turn at a time and one draft of a prompt. Whoever waits for
+anything of it (text, the end of a turn, the reply to a command) parks on `Session.changed`,
+and every change wakes them all: there are few, and one place to wait is one place to get right.
+
+A prompt's way: `Draft` (text written through one open, not yet submitted) → `Turn` (running)
+→ a finished turn, which stays the one `output` shows until the next begins.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from ctl.lines import decode
+from ctl.replies import Reply, SessionStatus, Totals, UsageReport
+from ctl.settings import Settings
+from ctl.turn import Turn
+from engine.api import Chat, Message, ModelStatus, Raw, Request, Usage
+from fs9p import Error
+
+if TYPE_CHECKING:
+    from ctl.bridge import Bridge
+
+SUBMIT_AFTER = 1.0
+"""Seconds after the last write to a prompt at which a waiting reader of `output` submits it:
+FUSE clients clunk a file only after ``close`` has returned, and up to 43 ms late elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose a session is. uid: None where nobody is authenticated; then ``key`` names the
+    connection, or the attach name."""
+
+    key: str
+    name: str
+    uid: int | None
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether the transport says who this is."""
+        return self.uid is not None
+
+    @property
+    def owns_bridge(self) -> bool:
+        """Whether this is the user that the bridge runs as, or root."""
+        return self.uid is not None and self.uid in (0, os.getuid())
+
+
+class Draft:
+    """Text written to `prompt` through one open. turn: what became of it. dropped: that
+    nothing will."""
+
+    def __init__(self) -> None:
+        self.text = bytearray()
+        self.last_write = 0.0
+        self.turn: Turn | None = None
+        self.dropped = False
+
+
+class CommandReply:
+    """The reply to a session's last command, once there is one."""
+
+    def __init__(self) -> None:
+        self.reply: Reply | None = None
+
+
+class Session:
+    """One conversation. number: its name in the tree, 0 for a main session. serial: unique
+    among all sessions, for qid paths. aname: the attach name that made it, if one did."""
+
+    def __init__(
+        self, bridge: Bridge, serial: int, number: int, owner: Owner, aname: str | None = None
+    ) -> None:
+        self.bridge = bridge
+        self.serial = serial
+        self.number = number
+        self.owner = owner
+        self.aname = aname
+        self.settings = Settings()
+        self.system = ""
+        self.messages: list[Message] = []
+        self.model: str | None = None
+        self.draft: Draft | None = None
+        self.turn: Turn | None = None
+        self.asides: set[Turn] = set()
+        """Answers outside the conversation that are running: INFER and INFER_MULTI."""
+        self.command: CommandReply | None = None
+        self.error: str | None = None
+        self.last_usage: Usage | None = None
+        self.totals = Totals()
+        self.changed = trio.lowlevel.ParkingLot()
+        self.followers: set[object] = set()
+        """Open files that have not yet been read to the end of the answer they are on."""
+        self.closed = False
+        self.uses = 0
+        """Open files and attaches. A session with none ages."""
+        self.idle_since = trio.current_time()
+
+    # What it is
+
+    @property
+    def running(self) -> bool:
+        """Whether an answer is being made."""
+        return bool(self.asides) or (self.turn is not None and not self.turn.finished)
+
+    @property
+    def state(self) -> str:
+        """idle, queued, prefill, generating or failed."""
+        for turn in (*self.asides, self.turn):
+            if turn is not None and not turn.finished:
+                return turn.state
+        return "failed" if self.turn is not None and self.turn.error is not None else "idle"
+
+    def status(self) -> SessionStatus:
+        """What `status` says of it."""
+        asked = sum(message.role == "user" for message in self.messages)
+        return SessionStatus(self.number, self.owner.name, self.state, self.error, asked)
+
+    def usage(self) -> UsageReport:
+        """What `usage` says."""
+        return UsageReport(self.last_usage, self.totals)
+
+    def model_status(self) -> ModelStatus:
+        """The model this session uses, the bridge's default where it chose none."""
+        return self.bridge.model_status(self.model)
+
+    # The conversation
+
+    def context(self) -> list[Message]:
+        """The conversation, the system prompt first if there is one."""
+        head = [Message("system", self.system)] if self.system else []
+        return head + self.messages
+
+    def replace_context(self, messages: list[Message]) -> None:
+        """Put a conversation in the place of this one. Raises `Error` while an answer runs."""
+        self.check_still("change the conversation")
+        has_system = bool(messages) and messages[0].role == "system"
+        self.system = messages[0].content if has_system else ""
+        self.messages = messages[has_system:]
+
+    def reset(self) -> None:
+        """Forget the conversation; the system prompt and the settings stay."""
+        self.check_still("reset")
+        self.messages = []
+        self.error = None
+
+    def fork(self, session: Session) -> None:
+        """Begin where ``session`` is now."""
+        self.settings = session.settings
+        self.system = session.system
+        self.messages = list(session.messages)
+        self.model = session.model
+
+    def check_still(self, what: str) -> None:
+        """Raise `Error` while an answer runs: it would be added to what ``what`` changes."""
+        if self.running:
+            raise Error(f"busy: cannot {what} while an answer runs; CANCEL stops it")
+
+    # Asking
+
+    def check_free(self) -> str:
+        """The model that would answer now, or raise `Error` that says why none can."""
+        if self.closed:
+            raise Error("i/o error: this session is closed")
+        if self.running:
+            raise Error("busy: an answer runs here; CANCEL it, or attach as new, or open clone")
+        if self.draft is not None:
+            raise Error("busy: another prompt is being written here; attach as new, or open clone")
+        return self.bridge.check_ready(self.model)
+
+    def write_draft(self, draft: Draft, data: bytes) -> None:
+        """More of a prompt. Raises `Error`, and drops the whole prompt if it is too long."""
+        if self.draft is not draft:
+            self.check_free()
+            self.draft = draft
+        limit = self.bridge.options.max_prompt
+        if len(draft.text) + len(data) > limit:
+            self.discard(draft)
+            raise Error(f"invalid prompt: it is longer than {limit} bytes")
+        draft.text += data
+        draft.last_write = trio.current_time()
+
+    def discard(self, draft: Draft) -> None:
+        """A draft that will not be submitted: too long, or its connection is gone."""
+        draft.dropped = True
+        if self.draft is draft:
+            self.draft = None
+            self.changed.unpark_all()
+
+    def submit(self, draft: Draft) -> Turn:
+        """The draft is complete: it becomes the turn. What is wrong with it fails the turn."""
+        self.draft = None
+        try:
+            text = decode(bytes(draft.text.removesuffix(b"\n")), "prompt")
+            if not text:
+                raise Error("invalid prompt: it is empty")
+            draft.turn = self.ask(text)
+        except Error as error:
+            draft.turn = self.turn = Turn("", self.changed)
+            draft.turn.fail(error.ename)
+            self.error = error.ename
+        return draft.turn
+
+    def ask(self, prompt: str) -> Turn:
+        """Begin the next turn of the conversation. Raises `Error` where that cannot be."""
+        return self._begin(prompt, self.settings, conversation=True)
+
+    def ask_streaming(self, prompt: str, settings: Settings) -> Turn:
+        """Begin an answer outside the conversation which `output` shows."""
+        return self._begin(prompt, settings, conversation=False)
+
+    def ask_aside(self, prompts: list[str], settings: Settings) -> list[Turn]:
+        """Begin answers outside the conversation which `output` does not show."""
+        model = self.check_free()
+        turns = [Turn(prompt, self.changed) for prompt in prompts]
+        self.asides.update(turns)
+        for turn in turns:
+            self._start(turn, model, settings, [], self.asides.discard)
+        return turns
+
+    def _begin(self, prompt: str, settings: Settings, *, conversation: bool) -> Turn:
+        model = self.check_free()
+        self.turn = turn = Turn(prompt, self.changed)
+        self.error = None
+        history = self.messages if conversation else []
+        self._start(turn, model, settings, history, self._record if conversation else None)
+        self.changed.unpark_all()
+        return turn
+
+    def _start(
+        self,
+        turn: Turn,
+        model: str,
+        settings: Settings,
+        history: list[Message],
+        ended: Callable[[Turn], None] | None,
+    ) -> None:
+        messages = [*self.context()[: bool(self.system)], *history, Message("user", turn.prompt)]
+
+        def request(status: ModelStatus) -> Request:
+            chat = settings.chat if settings.chat is not None else status.chat_template
+            prompt = Chat(tuple(messages)) if chat else Raw(turn.prompt)
+            return Request(prompt, settings.sampling)
+
+        async def run() -> None:
+            await turn.run(self.bridge, model, request)
+            if turn.error is not None:
+                self.error = turn.error
+            if turn.usage is not None:
+                self.last_usage = turn.usage
+                self.totals = self.totals.plus(turn.usage)
+            if ended is not None:
+                ended(turn)
+            self.changed.unpark_all()
+
+        self.bridge.start(run)
+
+    def _record(self, turn: Turn) -> None:
+        # A failed turn leaves the conversation as it was, so that asking again is asking the same.
+        if turn.error is None and self.settings.chat is not False:
+            answer = turn.text.decode()
+            self.messages += [Message("user", turn.prompt)]
+            if answer:
+                self.messages += [Message("assistant", answer)]
+
+    def cancel(self) -> bool:
+        """Stop what is running; whether there was anything."""
+        running = [t for t in (*self.asides, self.turn) if t is not None and not t.finished]
+        for turn in running:
+            turn.cancel()
+        return bool(running)
+
+    # Its life
+
+    def acquire(self) -> None:
+        """A file of it was opened, or an attach made."""
+        self.uses += 1
+
+    def release(self) -> None:
+        """That file or attach is gone."""
+        self.uses -= 1
+        self.idle_since = trio.current_time()
+
+    def unfollow(self, handle: object) -> None:
+        """That file is at the end of its answer."""
+        self.followers.discard(handle)
+        self.changed.unpark_all()
+
+    def close(self) -> None:
+        """End it: its answers stop, its files are gone."""
+        self.closed = True
+        self.draft = None
+        self.cancel()
+        self.changed.unpark_all()

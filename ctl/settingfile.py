@@ -1,0 +1,121 @@
+"""`params`, `system` and `context`: what a session is set to. Each write takes effect at once."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+
+from ctl import replies
+from ctl.handle import Generated
+from ctl.lines import Lines, decode
+from ctl.session import Session
+from ctl.settings import split_setting
+from engine.api import Message
+from fs9p import Error
+
+
+class LineSetting(Generated):
+    """A setting that is written in lines."""
+
+    def __init__(self, session: Session, generate: Callable[[], bytes]) -> None:
+        super().__init__(session, generate)
+        self._lines = Lines(session.bridge.options.max_prompt)
+
+    def apply(self, lines: list[bytes]) -> None:
+        """Take these lines: all of them, or raise `Error` and take none."""
+        raise NotImplementedError
+
+    def write(self, offset: int, data: bytes) -> int:
+        """Take the lines that these bytes complete."""
+        self.apply(self._lines.feed(data))
+        return len(data)
+
+    def close(self) -> None:
+        """Take a last line without an end. A clunk cannot fail: `status` tells what is wrong."""
+        try:
+            self.apply(self._lines.rest())
+        except Error as error:
+            self.session.error = error.ename
+        super().close()
+
+    def hangup(self) -> None:
+        """A line without an end from a lost connection is not taken."""
+        super().close()
+
+
+class Params(LineSetting):
+    """`params`: a line ``name value`` changes that setting."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session, self._text)
+        self._stops = False
+        """Whether this open has written a stop string: the first replaces, later ones add."""
+
+    def _text(self) -> bytes:
+        template = self.session.model_status().chat_template
+        return self.session.settings.text(chat_template=template)
+
+    def apply(self, lines: list[bytes]) -> None:
+        """Change the settings."""
+        settings = self.session.settings
+        stops = self._stops
+        for line in lines:
+            name, value = split_setting(decode(line, "params"))
+            if name:
+                settings = settings.with_value(name, value, add_stop=stops)
+                stops = stops or name == "stop"
+        self.session.settings, self._stops = settings, stops
+
+
+class Context(LineSetting):
+    """`context`: the conversation, a JSON message a line. The first write of an open replaces."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session, lambda: replies.conversation(session.context()))
+        self._messages: list[Message] = []
+        self._count = 0
+
+    def apply(self, lines: list[bytes]) -> None:
+        """Put these messages, behind those this open has written, in the conversation's place."""
+        if not lines:
+            return
+        messages = list(self._messages)
+        for number, line in enumerate(lines, self._count + 1):
+            if line.strip():
+                messages.append(_message(line, number, first=not messages))
+        self.session.replace_context(messages)
+        self._messages = messages
+        self._count += len(lines)
+
+
+class System(Generated):
+    """`system`: the system prompt. The first write of an open replaces, later ones append."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session, lambda: f"{session.system}\n".encode() if session.system else b"")
+        self._text = ""
+        # A character that the client's message size cut is whole after its next write.
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def write(self, offset: int, data: bytes) -> int:
+        """Set the system prompt, from the next question on. One trailing newline is dropped."""
+        try:
+            text = self._text + self._decoder.decode(data)
+        except UnicodeDecodeError:
+            raise Error("invalid system prompt: it is not UTF-8") from None
+        limit = self.session.bridge.options.max_prompt
+        if len(text) > limit:
+            raise Error(f"invalid system prompt: it is longer than {limit} characters")
+        self._text = text
+        self.session.system = text.removesuffix("\n")
+        return len(data)
+
+
+def _message(line: bytes, number: int, *, first: bool) -> Message:
+    try:
+        message = replies.read_message(line)
+    except ValueError as error:
+        raise Error(f"invalid line {number}: {error}") from None
+    if message.role == "system" and not first:
+        raise Error(f"invalid line {number}: a system message can only be the first")
+    return message

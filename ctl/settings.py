@@ -1,0 +1,134 @@
+"""The sampling settings of a session: the `params` file and the ``name=value`` of INFER.
+
+One table says what exists, in which range. Nothing of sessions or files comes in.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+
+import msgspec
+
+from engine.api import Sampling
+from fs9p import Error
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A numeric setting: what it is called, which numbers it takes."""
+
+    name: str
+    kind: type[int] | type[float]
+    low: float
+    high: float
+
+    def parse(self, text: str) -> float:
+        """The value, or raise `Error` with the range."""
+        try:
+            value = self.kind(text)
+        except ValueError:
+            value = math.nan
+        if not self.low <= value <= self.high:
+            what = "a whole number" if self.kind is int else "a number"
+            raise Error(
+                f"invalid {self.name} {text[:40]!r}: it takes {what} from {self.low} to {self.high}"
+            )
+        return value
+
+
+NUMBERS = {
+    number.name: number
+    for number in (
+        Number("max_tokens", int, 1, 1_000_000),
+        Number("temperature", float, 0, 5),
+        Number("top_p", float, 0, 1),
+        Number("top_k", int, 0, 1_000_000),
+        Number("min_p", float, 0, 1),
+        Number("seed", int, -1, 2**32 - 2),
+        Number("repeat_penalty", float, 0.01, 10),
+        Number("presence_penalty", float, -2, 2),
+        Number("frequency_penalty", float, -2, 2),
+        Number("penalty_last_n", int, -1, 1_000_000),
+    )
+}
+FORMATS = ("chat", "raw")
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What `params` holds. chat: whether prompts go through the model's chat template;
+    None: where it has one."""
+
+    sampling: Sampling = Sampling()
+    chat: bool | None = None
+
+    def text(self, *, chat_template: bool) -> bytes:
+        """The `params` file: every setting with its value, a line each."""
+        chat = self.chat if self.chat is not None else chat_template
+        lines = [f"{name} {getattr(self.sampling, name)}" for name in NUMBERS]
+        # A bare `stop` clears the list, so that a saved file restores what it was made from.
+        lines += [
+            f"stop {json.dumps(stop, ensure_ascii=False)}" for stop in self.sampling.stop
+        ] or ["stop"]
+        lines.append(f"format {'chat' if chat else 'raw'}")
+        return "".join(f"{text}\n" for text in lines).encode()
+
+    def with_value(self, name: str, value: str, *, add_stop: bool = False) -> Settings:
+        """These settings with one changed. Raises `Error` that says what would be right.
+
+        add_stop: a stop string joins those that are there instead of replacing them.
+        """
+        if name in NUMBERS:
+            number = NUMBERS[name].parse(value)
+            return msgspec.structs.replace(
+                self, sampling=msgspec.structs.replace(self.sampling, **{name: number})
+            )
+        if name == "stop":
+            stops = (*(self.sampling.stop if add_stop else ()), *_stop(value))
+            return msgspec.structs.replace(
+                self, sampling=msgspec.structs.replace(self.sampling, stop=stops)
+            )
+        if name == "format":
+            if value not in FORMATS:
+                raise Error(f"invalid format {value[:40]!r}: it is chat or raw")
+            return msgspec.structs.replace(self, chat=value == "chat")
+        raise Error(f"invalid setting {name[:40]!r}: reading params lists those there are")
+
+
+def _stop(value: str) -> tuple[str, ...]:
+    if not value:
+        return ()
+    try:
+        text = json.loads(value)
+    except ValueError:
+        text = None
+    if not isinstance(text, str) or not text:
+        raise Error(f'invalid stop {value[:40]!r}: it takes a JSON string, as in stop "\\n\\n"')
+    return (text,)
+
+
+_LEADING = re.compile(r"(\w+)=(\S+)(?:\s+|$)")
+
+
+def split_leading(settings: Settings, text: str) -> tuple[Settings, str]:
+    """Take known ``name=value`` words from the front of an INFER's argument.
+
+    The first word that is none begins the prompt (``x=hello`` asks ``x=hello``). Raises
+    `Error` for a known name with a value out of range.
+    """
+    add_stop = False
+    while (match := _LEADING.match(text)) and (
+        match[1] in NUMBERS or match[1] in ("stop", "format")
+    ):
+        settings = settings.with_value(match[1], match[2], add_stop=add_stop)
+        add_stop = add_stop or match[1] == "stop"
+        text = text[match.end() :]
+    return settings, text
+
+
+def split_setting(line: str) -> tuple[str, str]:
+    """Name and value of a line of `params`; an empty name for an empty line."""
+    name, _, value = line.strip().partition(" ")
+    return name, value.strip()

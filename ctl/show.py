@@ -1,0 +1,118 @@
+"""What the client commands print: the state of a bridge, its models, the progress of a load."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from py9p.client import RemoteError
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ctl.client import Files
+from ctl.lines import quote
+
+_POLL = 0.1
+"""Seconds between two looks at a load's progress."""
+
+Json = dict[str, Any]
+
+
+def show_status(files: Files, *, as_json: bool) -> None:
+    """What the bridge is doing: a few lines, or the file's JSON as it is."""
+    text = files.read("status").decode()
+    console = Console(highlight=False, soft_wrap=True)
+    if as_json:
+        console.out(text, end="")
+        return
+    status: Json = msgspec.json.decode(text)
+    bridge, session, model = status["bridge"], status["session"], status["model"]
+    table = Table.grid(padding=(0, 2))
+    table.add_row(
+        "bridge",
+        f"{bridge['version']}, up {bridge['uptime']:.0f} s, {bridge['sessions']} sessions, "
+        f"{bridge['connections']} connections, {bridge['running']} answering, "
+        f"{bridge['queued']} queued",
+    )
+    table.add_row("model", _describe(model))
+    if model["path"]:
+        table.add_row("", model["path"])
+    for text in filter(None, (model["error"], model["note"])):
+        table.add_row("", text)
+    error = f": {session['error']}" if session["error"] else ""
+    table.add_row(
+        "session", f"{session['id']} of {session['owner']}, {session['turns']} turns, "
+        f"{session['state']}{error}",
+    )  # fmt: skip
+    console.print(table)
+
+
+def _describe(model: Json) -> str:
+    if model["state"] == "none":
+        return "none loaded"
+    facts = [f"{model['name']}, {model['state']}"]
+    if model["state"] == "loading":
+        facts[0] += f" {model['progress']:.0%}"
+    if model["parameters"]:
+        facts.append(f"{model['parameters'] / 1e6:.0f} M parameters")
+    facts += filter(None, [model["quantization"]])
+    if model["memory_bytes"]:
+        facts.append(f"{decimal(model['memory_bytes'])} of memory")
+    if model["n_ctx"]:
+        facts.append(f"context of {model['n_ctx']} tokens")
+    return ", ".join(facts)
+
+
+def _all_models(files: Files) -> Iterator[Json]:
+    for name in files.names("models"):
+        yield msgspec.json.decode(files.read(f"models/{name}"))
+
+
+def show_models(files: Files) -> None:
+    """A table of the models that are loaded or can be."""
+    table = Table("name", "state", "size", "context", "path", box=None, pad_edge=False)
+    for model in _all_models(files):
+        size = decimal(model["file_bytes"]) if model["file_bytes"] else ""
+        context = str(model["n_ctx"] or "")
+        table.add_row(model["name"], model["state"], size, context, model["path"])
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+def load(files: Files, watch: Files, model: str, options: list[str]) -> int:
+    """Load a model over one attach and show the progress seen over the other; the exit status.
+
+    Raises ``py9p.RemoteError`` with the bridge's reason.
+    """
+    failed: list[Exception] = []
+
+    def write() -> None:
+        try:
+            files.write("ctl", " ".join(["LOAD", quote(model), *options]).encode())
+        except Exception as error:
+            failed.append(error)
+
+    loading = threading.Thread(target=write, daemon=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("loading", total=1.0)
+        loading.start()
+        while loading.is_alive():
+            loading.join(_POLL)
+            for known in _all_models(watch):
+                if known["state"] == "loading":
+                    progress.update(task, description=known["name"], completed=known["progress"])
+        if not failed:
+            progress.update(task, completed=1.0)
+    if failed:
+        if isinstance(failed[0], RemoteError):
+            # The error on the wire is cut at 127 bytes; ctl has all of it.
+            raise RemoteError(msgspec.json.decode(files.read("ctl"))["message"])
+        raise failed[0]
+    Console(highlight=False, soft_wrap=True).print(
+        _describe(msgspec.json.decode(files.read("model")))
+    )
+    return 0

@@ -1,0 +1,110 @@
+"""One question on its way to an answer: the text so far, and who waits for more.
+
+A turn is owned by its session; its task runs in the bridge's nursery, and nothing but
+`Turn.cancel` (or the end of the bridge) ends that task early: a reader that goes away never
+does.
+
+States: queued → prefill → generating → finished, which the engine's `Answer` reports. A
+finished turn has text, possibly none; and an error, possibly none.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from engine.api import Answer, EngineError, ModelStatus, Request, Usage
+from fs9p import Error
+
+if TYPE_CHECKING:
+    from ctl.bridge import Bridge
+
+log = logging.getLogger("llambo.turn")
+
+
+class Turn:
+    """One question and its answer. changed: woken whenever there is more to read."""
+
+    def __init__(self, prompt: str, changed: trio.lowlevel.ParkingLot) -> None:
+        self.prompt = prompt
+        self.text = bytearray()
+        self.finished = False
+        self.error: str | None = None
+        self.usage: Usage | None = None
+        self._changed = changed
+        self._answer: Answer | None = None
+        self._scope = trio.CancelScope()
+
+    @property
+    def state(self) -> str:
+        """queued, prefill, generating, or done."""
+        if self.finished:
+            return "done"
+        return "queued" if self._answer is None else self._answer.state
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` ended it."""
+        return self.usage is not None and self.usage.finish_reason == "cancelled"
+
+    def fail(self, error: str) -> None:
+        """End it here, with what there is of the text and this error."""
+        self.error = error
+        self.finished = True
+        self._changed.unpark_all()
+
+    def cancel(self) -> None:
+        """Stop generating; what was generated stays readable."""
+        self._scope.cancel()
+
+    async def run(
+        self, bridge: Bridge, model: str, request: Callable[[ModelStatus], Request]
+    ) -> None:
+        """Ask and take the answer in. request: makes the question once the model is known."""
+        answer: Answer | None = None
+        error: str | None = None
+        with self._scope:
+            try:
+                status = await bridge.ready(model)
+                async with bridge.engine.generate(model, request(status)) as answer:
+                    self._answer = answer
+                    async for piece in answer:
+                        self.text += piece.encode()
+                        self._changed.unpark_all()
+            except (EngineError, Error) as failure:
+                error = str(failure)
+            except Exception:
+                # A defect of ours must fail this answer, not take every client's mount away.
+                log.exception("answering %s", model)
+                error = "i/o error: internal error while answering; the log has the details"
+        if self._scope.cancelled_caught and (answer is None or answer.usage is None):
+            self.usage = Usage(finish_reason="cancelled")
+        elif answer is not None:
+            self.usage = answer.usage
+        self.error = error
+        self.finished = True
+        self._changed.unpark_all()
+
+    def read(self, position: int, count: int) -> bytes | None:
+        """At most ``count`` bytes of the answer from ``position``; None: there will be more.
+
+        Nothing is the end. The text is cut between characters only, unless ``count`` bytes
+        hold not even one. Raises `Error` where the text of a failed turn ends.
+        """
+        end = len(self.text)
+        if position >= end:
+            if not self.finished:
+                return None
+            if self.error is not None:
+                raise Error(self.error)
+            return b""
+        stop = min(position + count, end)
+        if stop < end:
+            cut = stop
+            while cut > position and self.text[cut] & 0xC0 == 0x80:
+                cut -= 1
+            stop = cut if cut > position else stop
+        return bytes(self.text[position:stop])

@@ -1,0 +1,73 @@
+"""Batched llama.cpp for programs that ask many questions at once. See `engine.api`.
+
+async with engine.create("llama") as llama:
+    await llama.load("smol", "SmolLM2.gguf")
+    async with llama.generate("smol", Request(Chat((Message("user", "Hello"),)))) as answer:
+        async for piece in answer:
+            print(piece, end="", flush=True)
+"""
+
+from __future__ import annotations
+
+from engine.api import (
+    Answer,
+    AnswerState,
+    Chat,
+    Engine,
+    EngineError,
+    FinishReason,
+    LoadOptions,
+    Message,
+    ModelState,
+    ModelStatus,
+    Raw,
+    Request,
+    Sampling,
+    Usage,
+)
+
+__all__ = [
+    "Answer",
+    "AnswerState",
+    "Chat",
+    "Engine",
+    "EngineError",
+    "FinishReason",
+    "LoadOptions",
+    "Message",
+    "ModelState",
+    "ModelStatus",
+    "Raw",
+    "Request",
+    "Sampling",
+    "Usage",
+    "create",
+]
+
+
+def create(spec: str) -> Engine:
+    """The engine that ``--engine`` names: ``llama``, ``echo``, or ``echo:RATE`` with the
+    tokens a second of one answer. Raises `EngineError` for anything else."""
+    kind, _, argument = spec.partition(":")
+    # Imported here, so that each costs its memory and start time only where it is used.
+    if kind == "llama" and not argument:
+        from engine.host import LlamaEngine
+
+        return LlamaEngine()
+    if kind == "echo":
+        from engine.echo import EchoEngine
+
+        return EchoEngine(_rate(spec, argument))
+    raise EngineError(f"no engine {spec!r}: there are llama, echo and echo:RATE")
+
+
+def _rate(spec: str, argument: str) -> float | None:
+    if not argument:
+        return None
+    try:
+        rate = float(argument)
+    except ValueError:
+        rate = 0.0
+    if not 0.0 < rate < float("inf"):
+        raise EngineError(f"invalid engine {spec!r}: RATE is tokens a second, more than 0")
+    return rate

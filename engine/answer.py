@@ -1,0 +1,101 @@
+"""An answer on its way from a worker: what its consumer holds while the events come in."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import trio
+
+from engine import frames
+from engine.api import AnswerState, EngineError, FinishReason, Usage
+
+
+class WorkerAnswer:
+    """Implements `engine.api.Answer`. Pieces that came in since its consumer last looked are
+    delivered as one. What is not consumed is kept: at most the whole answer."""
+
+    def __init__(self, id: int) -> None:
+        self.id = id
+        self.state: AnswerState = "queued"
+        self.usage: Usage | None = None
+        self.asked = trio.current_time()
+        self._pieces: list[str] = []
+        self._error: EngineError | None = None
+        self._news = trio.Event()
+        self._admission = frames.Admitted(id, 0, 0, 0.0)
+        self._admitted = self._first = 0.0
+        self._count = 0
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        while True:
+            # A checkpoint even if there is news, before anything is taken: cancelled here, a
+            # consumer loses no text.
+            await self._news.wait()
+            if self._pieces:
+                text = "".join(self._pieces)
+                self._pieces.clear()
+                return text
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            if self.usage is not None:
+                raise StopAsyncIteration
+            self._news = trio.Event()
+
+    def take(self, event: frames.Admitted | frames.Token | frames.Done | frames.Failed) -> None:
+        """An event of this answer."""
+        match event:
+            case frames.Admitted():
+                self.state = "prefill"
+                self._admission = event
+                self._admitted = trio.current_time()
+            case frames.Token():
+                if self._count == 0:
+                    self.state = "generating"
+                    self._first = trio.current_time()
+                self._count = event.count
+                self._push(event.text)
+            case frames.Done():
+                self._push(event.text)
+                self._end(event.usage)
+            case frames.Failed():
+                self.fail(event.error)
+
+    def fail(self, error: str) -> None:
+        """It ends with an `EngineError` after the text so far. No effect once it has ended."""
+        if self.usage is None:
+            self._error = EngineError(error)
+            self._end(self._usage_so_far("error"))
+
+    def leave(self) -> None:
+        """Its consumer does not want it any more. No effect once it has ended."""
+        if self.usage is None:
+            self._end(self._usage_so_far("cancelled"))
+
+    def _push(self, text: str) -> None:
+        if text:
+            self._pieces.append(text)
+            self._news.set()
+
+    def _end(self, usage: Usage) -> None:
+        self.state = "done"
+        self.usage = usage
+        self._news.set()
+
+    def _usage_so_far(self, reason: FinishReason) -> Usage:
+        now = trio.current_time()
+        first = self._first or now
+        decode_s = now - first
+        return Usage(
+            prompt_tokens=self._admission.prompt_tokens,
+            cached_tokens=self._admission.cached_tokens,
+            completion_tokens=self._count,
+            finish_reason=reason,
+            queue_s=self._admission.queue_s if self._admitted else now - self.asked,
+            prefill_s=first - self._admitted if self._admitted else 0.0,
+            decode_s=decode_s,
+            tokens_per_second=(self._count - 1) / decode_s if self._count > 1 else 0.0,
+        )

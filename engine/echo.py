@@ -1,0 +1,238 @@
+"""An engine without a model: it answers with the prompt's own words, one a token.
+
+For client authors, and for measuring a bridge by itself. Every model name and path loads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from engine.api import (
+    Answer,
+    AnswerState,
+    Chat,
+    EngineError,
+    FinishReason,
+    LoadOptions,
+    ModelStatus,
+    Request,
+    Usage,
+)
+from engine.batch import prompt_too_long
+from engine.text import TextStream
+
+N_CTX = 8192
+"""Words one answer may hold, prompt included, unless `LoadOptions.n_ctx` says otherwise."""
+
+_WORD = re.compile(r"\s*\S+")
+
+
+class EchoEngine:
+    """Answers with the words of the last message (or of the raw text).
+
+    A token is a word with the white space before it, so the pieces joined are the text without
+    the white space around it. Token k of an answer comes k/rate seconds after it was asked,
+    the first one too; without a rate nothing waits. Every token of the prompt and the answer
+    takes one of `N_CTX` places. trio's clock is used, so tests can jump it.
+    """
+
+    kind = "echo"
+
+    def __init__(self, rate: float | None = None) -> None:
+        self._rate = rate
+        self._models: dict[str, _Model] = {}
+
+    async def __aenter__(self) -> EchoEngine:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for name in list(self._models):
+            self._forget(name, "the engine has ended")
+
+    async def load(
+        self,
+        name: str,
+        path: str,
+        options: LoadOptions = LoadOptions(),
+        progress: Callable[[float], None] | None = None,
+    ) -> ModelStatus:
+        """See `engine.api.Engine.load`. Never fails, and never waits."""
+        await trio.lowlevel.checkpoint()
+        model = self._models.get(name)
+        if model is None or (model.path, model.options) != (path, options):
+            self._forget(name, f"model {name} was loaded anew")
+            self._models[name] = _Model(name, path, options)
+        if progress is not None:
+            progress(1.0)
+        return self._models[name].status()
+
+    async def free(self, name: str) -> None:
+        """See `engine.api.Engine.free`."""
+        await trio.lowlevel.checkpoint()
+        if name not in self._models:
+            raise EngineError(f"no model {name} is loaded")
+        self._forget(name, f"model {name} was freed")
+
+    def status(self, name: str) -> ModelStatus | None:
+        """See `engine.api.Engine.status`."""
+        model = self._models.get(name)
+        return None if model is None else model.status()
+
+    def models(self) -> list[ModelStatus]:
+        """See `engine.api.Engine.models`."""
+        return [model.status() for model in self._models.values()]
+
+    @asynccontextmanager
+    async def generate(self, name: str, request: Request) -> AsyncIterator[Answer]:
+        """See `engine.api.Engine.generate`."""
+        answer = _EchoAnswer(name, self._models.get(name), request, self._rate)
+        try:
+            yield answer
+        finally:
+            answer.leave()
+
+    def _forget(self, name: str, why: str) -> None:
+        model = self._models.pop(name, None)
+        if model is not None:
+            model.farewell = why
+            model.gone.set()
+
+
+class _Model:
+    def __init__(self, name: str, path: str, options: LoadOptions) -> None:
+        self.name = name
+        self.path = path
+        self.options = options
+        self.n_ctx = options.n_ctx or N_CTX
+        self.gone = trio.Event()
+        self.farewell = ""
+
+    def status(self) -> ModelStatus:
+        return ModelStatus(
+            name=self.name,
+            path=self.path,
+            state="ready",
+            progress=1.0,
+            architecture="echo",
+            n_ctx=self.n_ctx,
+            n_ctx_train=self.n_ctx,
+            chat_template=True,
+            engine=EchoEngine.kind,
+        )
+
+
+class _EchoAnswer:
+    def __init__(
+        self, name: str, model: _Model | None, request: Request, rate: float | None
+    ) -> None:
+        self._name = name
+        self._model = model
+        self._request = request
+        self._rate = rate
+        self._text = TextStream(request.sampling.stop)
+        self._words: list[str] = []
+        self._limit = 0
+        self._clipped = False
+        self._asked = trio.current_time()
+        self._first = 0.0
+        self._prompt_tokens = 0
+        self._count = 0
+        self.state: AnswerState = "queued"
+        self.usage: Usage | None = None
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        try:
+            while self.usage is None:
+                if piece := await self._step():
+                    return piece
+        except EngineError:
+            self._end("error")
+            raise
+        raise StopAsyncIteration
+
+    def leave(self) -> None:
+        """The consumer's block is over."""
+        if self.usage is None:
+            self._end("cancelled")
+
+    async def _step(self) -> str:
+        """One token further; returns the text that is certain now, maybe none."""
+        if self._model is None:
+            raise EngineError(f"no model {self._name} is loaded")
+        if self.state == "queued":
+            self._begin(self._model.n_ctx)
+        if self._count == len(self._words):
+            return self._finish("stop")
+        if self._count == self._limit:
+            return self._finish("context" if self._clipped else "length")
+        await self._wait(self._model)
+        if self._count == 0:
+            self._first = trio.current_time()
+        self.state = "generating"
+        piece = self._text.feed(self._words[self._count].encode())
+        self._count += 1
+        if self._text.stopped:
+            self._end("stop_string")
+        return piece
+
+    def _begin(self, n_ctx: int) -> None:
+        self._words, self._prompt_tokens = _words(self._request)
+        room = n_ctx - self._prompt_tokens
+        if room < 1:
+            raise prompt_too_long(self._prompt_tokens, n_ctx)
+        max_tokens = self._request.sampling.max_tokens
+        self._limit = min(room, max_tokens)
+        self._clipped = room < max_tokens
+        self.state = "prefill"
+
+    def _finish(self, reason: FinishReason) -> str:
+        self._end(reason)
+        return self._text.flush()
+
+    async def _wait(self, model: _Model) -> None:
+        """Until the next token is due, or the model is gone."""
+        if self._rate is None:
+            await trio.lowlevel.checkpoint()
+        else:
+            with trio.move_on_at(self._asked + (self._count + 1) / self._rate):
+                await model.gone.wait()
+        if model.gone.is_set():
+            raise EngineError(model.farewell)
+
+    def _end(self, reason: FinishReason) -> None:
+        now = trio.current_time()
+        first = self._first if self._count else now
+        decode_s = now - first
+        self.state = "done"
+        self.usage = Usage(
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._count,
+            finish_reason=reason,
+            prefill_s=first - self._asked,
+            decode_s=decode_s,
+            tokens_per_second=(self._count - 1) / decode_s if decode_s > 0 else 0.0,
+        )
+
+
+def _words(request: Request) -> tuple[list[str], int]:
+    """The tokens to answer with, and how many the whole prompt has.
+
+    Raises `EngineError` if there are none.
+    """
+    prompt = request.prompt
+    texts = (
+        [message.content for message in prompt.messages]
+        if isinstance(prompt, Chat)
+        else [prompt.text]
+    )
+    counts = [len(text.split()) for text in texts]
+    if not sum(counts):
+        raise EngineError("the prompt is empty")
+    return _WORD.findall(texts[-1].strip()), sum(counts)

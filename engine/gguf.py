@@ -1,0 +1,59 @@
+"""Is this a GGUF file that can be loaded here? Asked before a process is started for it.
+
+The header is read, and nothing else: what is inside is llama.cpp's business.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from pathlib import Path
+
+import psutil
+
+from engine.api import EngineError
+
+_HEADER = struct.Struct("<4sI")
+_VERSIONS = (2, 3)
+"""What gguf.cpp reads. Version 1 was in use for a week in August 2023."""
+
+
+def check_file(path: str, spare: int = 0) -> int:
+    """The size of the GGUF file at ``path`` in bytes.
+
+    ``spare``: bytes of memory that will be free before it is loaded, beside what is available
+    now. Raises `EngineError`, one sentence with the cause and the path, if it is no GGUF file,
+    cannot be read or cannot fit. Touches the disk: call it in a thread.
+    """
+    try:
+        info = os.stat(path)
+        if stat.S_ISDIR(info.st_mode):
+            raise EngineError(f"a directory, not a GGUF file: {path}")
+        if not stat.S_ISREG(info.st_mode):
+            # Opening a pipe or a device may wait for ever.
+            raise EngineError(f"not a regular file: {path}")
+        with Path(path).open("rb") as file:
+            header = file.read(_HEADER.size)
+    except FileNotFoundError:
+        raise EngineError(f"no such file: {path}") from None
+    except PermissionError:
+        raise EngineError(f"permission denied: {path}") from None
+    except (OSError, ValueError) as error:
+        raise EngineError(f"i/o error: {error}") from error
+    if not header:
+        raise EngineError(f"an empty file, not a GGUF file: {path}")
+    if header[:4] != b"GGUF":
+        raise EngineError(f"not a GGUF file: {path}")
+    if len(header) < _HEADER.size:
+        raise EngineError(f"truncated GGUF file: {path}")
+    version = _HEADER.unpack(header)[1]
+    if version not in _VERSIONS:
+        raise EngineError(f"GGUF version {version} is not supported (2 and 3 are): {path}")
+    available = psutil.virtual_memory().available + spare
+    if info.st_size > available:
+        raise EngineError(
+            f"model too large: it takes {info.st_size} bytes, "
+            f"{available} bytes of memory are available: {path}"
+        )
+    return info.st_size

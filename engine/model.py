@@ -1,0 +1,169 @@
+"""A model as the bridge knows it: its state, the answers that want it, and who waits for it.
+
+`engine.host` decides when a worker is started and ended; here is what its events change.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import trio
+
+from engine import frames
+from engine.answer import WorkerAnswer
+from engine.api import EngineError, LoadOptions, ModelState, ModelStatus, Request
+from engine.process import WorkerProcess
+
+logger = logging.getLogger(__name__)
+
+
+class Model:
+    """One model under one name. `begin` and `fail` lead from one worker to the next:
+    loading → ready → failed → loading …
+    """
+
+    def __init__(self, name: str, path: str, options: LoadOptions, file_bytes: int) -> None:
+        self.name = name
+        self.path = path
+        self.options = options
+        self.state: ModelState = "none"
+        self.error: str | None = None
+        self.refusal: str | None = None
+        """Why llama.cpp does not load it, said by a worker that is about to end."""
+        self.worker: WorkerProcess | None = None
+        self.scope = trio.CancelScope()
+        """Of the task that runs the worker."""
+        self.ended = trio.Event()
+        """That task is over, and the process is gone."""
+        self._file_bytes = file_bytes
+        self._progress = 0.0
+        self._moved = trio.Event()
+        self._facts: frames.Ready | None = None
+        self._restart: str | None = None
+        self._loaders = 0
+        self._waiting: dict[int, tuple[WorkerAnswer, Request]] = {}
+        self._running: dict[int, WorkerAnswer] = {}
+
+    @property
+    def served(self) -> bool:
+        """Whether it was ever ready."""
+        return self._facts is not None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody waits for it to be loaded."""
+        return self._loaders > 0 or bool(self._waiting)
+
+    def status(self, engine: str, note: str | None) -> ModelStatus:
+        """What is known now. ``note``: what the engine has to say of all its models."""
+        facts = self._facts
+        notes = [note, self._restart, facts.note if facts else None]
+        return ModelStatus(
+            name=self.name,
+            path=self.path,
+            state=self.state,
+            progress=self._progress,
+            error=self.error,
+            architecture=facts.architecture if facts else None,
+            parameters=facts.parameters if facts else None,
+            quantization=facts.quantization if facts else None,
+            file_bytes=self._file_bytes,
+            memory_bytes=self.resident_bytes(),
+            n_ctx=facts.n_ctx if facts else None,
+            n_ctx_train=facts.n_ctx_train if facts else None,
+            chat_template=facts.chat_template if facts else False,
+            engine=engine,
+            note="; ".join(text for text in notes if text) or None,
+        )
+
+    def resident_bytes(self) -> int | None:
+        """The resident memory of its worker; None without one."""
+        return self.worker.resident_bytes() if self.worker else None
+
+    async def wait_until_loaded(self, progress: Callable[[float], None] | None) -> None:
+        """Until it is ready or failed, calling ``progress`` on the way."""
+        self._loaders += 1
+        try:
+            while self.state == "loading":
+                if progress is not None:
+                    progress(self._progress)
+                await self._moved.wait()
+            if progress is not None and self.state == "ready":
+                progress(1.0)
+        finally:
+            self._loaders -= 1
+
+    def begin(self) -> None:
+        """A worker is about to be started."""
+        if self.error is not None:
+            self._restart = f"started again: {self.error}"
+        self.state, self.error, self.refusal = "loading", None, None
+        self.scope, self.ended = trio.CancelScope(), trio.Event()
+        self._report(0.0)
+
+    def fail(self, error: str) -> None:
+        """There is no worker any more, or there should be none: everything that wants one
+        fails with ``error``."""
+        self.state, self.error = "failed", error
+        for answer in [*self._running.values(), *(answer for answer, _ in self._waiting.values())]:
+            answer.fail(error)
+        self._running.clear()
+        self._waiting.clear()
+        self._report(0.0)
+
+    def ask(self, answer: WorkerAnswer, request: Request) -> None:
+        """Have ``answer`` computed, now or when there is a worker."""
+        if self.state == "ready":
+            self._post(answer, request)
+        else:
+            self._waiting[answer.id] = answer, request
+
+    def withdraw(self, answer: WorkerAnswer) -> None:
+        """Nobody wants ``answer`` any more."""
+        answer.leave()
+        self._waiting.pop(answer.id, None)
+        if self._running.pop(answer.id, None) and self.worker:
+            self.worker.post(frames.Cancel(answer.id))
+
+    def take(self, event: frames.Event) -> None:
+        """What its worker tells."""
+        match event:
+            case frames.Progress():
+                self._report(event.fraction)
+            case frames.Ready():
+                self._be_ready(event)
+            case frames.LoadFailed():
+                self.refusal = event.error
+            case frames.Log():
+                logger.log(event.level, "%s: llama.cpp: %s", self.name, event.text)
+            case frames.Admitted() | frames.Token() | frames.Done() | frames.Failed():
+                # None where it was withdrawn, and its cancel is on the way.
+                if answer := self._running.get(event.id):
+                    answer.take(event)
+                    if answer.usage is not None:
+                        del self._running[event.id]
+
+    def _be_ready(self, facts: frames.Ready) -> None:
+        self._facts = facts
+        self.state = "ready"
+        self._report(1.0)
+        waiting, self._waiting = self._waiting, {}
+        for answer, request in waiting.values():
+            self._post(answer, request)
+
+    def _post(self, answer: WorkerAnswer, request: Request) -> None:
+        assert self.worker is not None
+        waited = trio.current_time() - answer.asked
+        try:
+            self.worker.post(frames.Generate(answer.id, request, waited))
+        except EngineError as error:
+            answer.fail(str(error))
+        else:
+            self._running[answer.id] = answer
+
+    def _report(self, progress: float) -> None:
+        """Wake those who wait for the load."""
+        self._progress = progress
+        self._moved.set()
+        self._moved = trio.Event()

@@ -1,0 +1,379 @@
+"""The rules of 9P: what each T-message means for the fids of a session.
+
+A session is what lies between two Tversions (intro(5)). For each message there is a
+method that judges it and answers at once with the R-message, or raises `Error`, or
+returns a coroutine that will do either. No bytes, tags or tasks may come in here: they
+are the business of `fs9p.connection`, which runs the coroutines and cancels them.
+
+A coroutine returned from here must be awaited: it holds its fid until it ends.
+
+What happens to a fid that is clunked while requests wait on it, clunk(5) leaves open.
+The fid is gone at once and the Tclunk answered at once. Reads that wait are ended with
+an error, since nobody can use what they would bring (9pfuse clunks the file of a killed
+``cat`` without a Tflush). Anything else that waits is carried to its end, as lib9p does,
+so that a write which was sent just before the Tclunk is still done. The handle is closed
+after the last of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import trio
+from py9p.constants import IOHDRSZ, NOFID, OpenMode
+from py9p.messages import (
+    Dir,
+    Message,
+    Qid,
+    Rattach,
+    Rclunk,
+    Ropen,
+    Rread,
+    Rstat,
+    Rwalk,
+    Rwrite,
+    Rwstat,
+    Tattach,
+    Tauth,
+    Tclunk,
+    Tcreate,
+    Topen,
+    Tread,
+    Tremove,
+    Tstat,
+    Twalk,
+    Twrite,
+    Twstat,
+)
+
+from fs9p import errors
+from fs9p.errors import Error
+from fs9p.fid import Attached, Fid, Listing, Place
+from fs9p.fields import encode_dir
+from fs9p.messages import NOUID, Dialect, DirU, TattachU, TauthU, TcreateU
+from fs9p.node import Attach, Directory, File, FileSystem, Handle, Reply
+from fs9p.permissions import judge_open, judge_wstat
+
+if TYPE_CHECKING:
+    from fs9p.connection import Connection
+
+Answer: TypeAlias = Message | Coroutine[Any, Any, Message]
+
+LARGEST_OFFSET = (1 << 63) - 1
+"""Offsets are unsigned on the wire, but clients and C servers hold them as signed."""
+
+NOBODY = 65534
+"""The user and group shown to a 9P2000.u client of which no number is known.
+
+Not `NOUID`: the Linux kernel lets nobody write to a file whose owner it cannot map
+(``HAS_UNMAPPED_ID`` in ``inode_permission``).
+"""
+
+log = logging.getLogger("fs9p")
+
+
+class Session:
+    """The fids of one session and the rules for them."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        connection: Connection,
+        *,
+        dialect: Dialect,
+        msize: int,
+        fids: int,
+    ) -> None:
+        self.dialect = dialect
+        self.msize = msize
+        self._fs = fs
+        self._connection = connection
+        self._iounit = msize - IOHDRSZ
+        self._limit = fids
+        self._fids: dict[int, Fid] = {}
+
+    def answer(self, message: Message) -> Answer:
+        """Carry out one T-message. Raises `Error`, and whatever a node's code raises.
+
+        Tversion and Tflush do not come here; raises KeyError for anything that is not
+        another T-message.
+        """
+        return _ANSWERS[type(message)](self, message)
+
+    def end(self) -> None:
+        """Hang up every fid. No coroutine of the session may be running any more."""
+        for fid in list(self._fids.values()):
+            if fid.handle is not None:
+                self._call(fid.handle.hangup)
+            self._forget(fid)
+        self._fids.clear()
+
+    def _tauth(self, m: Tauth) -> Answer:
+        raise Error(errors.NO_AUTHENTICATION)
+
+    def _tattach(self, m: Tattach) -> Answer:
+        if m.afid != NOFID:
+            raise Error(errors.NO_AUTHENTICATION)
+        self._check_new(m.fid)
+        number = m.n_uname if isinstance(m, TattachU) else NOUID
+        n_uname = None if number == NOUID else number
+        attach = Attach(self._connection, m.uname, m.aname, n_uname)
+        root = self._fs.attach(attach)
+        if isinstance(root, Directory):
+            return self._attached(m, attach, root)
+        return self._attach_later(m, attach, root)
+
+    async def _attach_later(
+        self, m: Tattach, attach: Attach, attaching: Coroutine[Any, Any, Directory]
+    ) -> Message:
+        return self._attached(m, attach, await attaching)
+
+    def _attached(self, m: Tattach, attach: Attach, root: Directory) -> Message:
+        try:
+            self._check_new(m.fid)  # again: another request may have taken it meanwhile
+        except Error:
+            self._call(self._fs.detach, root)
+            raise
+        self._add(m.fid, Place(root), Attached(attach, root))
+        return Rattach(root.qid, m.tag)
+
+    def _twalk(self, m: Twalk) -> Answer:
+        fid = self._fid(m.fid)
+        if fid.mode is not None:
+            raise Error(errors.ALREADY_OPEN)
+        if m.newfid != m.fid:
+            self._check_new(m.newfid)
+        place = fid.place
+        wqid: list[Qid] = []
+        for name in m.wname:
+            try:
+                place = place.step(name)
+            except Error:
+                if not wqid:
+                    raise
+                return Rwalk(tuple(wqid), m.tag)
+            wqid.append(place.node.qid)
+        if m.newfid == m.fid:
+            fid.place = place
+        else:
+            self._add(m.newfid, place, fid.attached)
+        return Rwalk(tuple(wqid), m.tag)
+
+    def _topen(self, m: Topen) -> Answer:
+        fid = self._fid(m.fid)
+        if fid.mode is not None:
+            raise Error(errors.ALREADY_OPEN)
+        node = fid.place.node
+        judge_open(node, m.mode)
+        if isinstance(node, Directory):
+            handle: Reply[Handle] = Listing(node, lambda entry: self._pack(fid, entry))
+        else:
+            assert isinstance(node, File)
+            handle = node.open(m.mode)
+        fid.mode = m.mode
+        if isinstance(handle, Handle) and not m.mode & OpenMode.OTRUNC:
+            fid.handle = handle
+            return Ropen(node.qid, 0, m.tag)
+        fid.in_progress += 1
+        return self._open_later(m, fid, handle)
+
+    async def _open_later(self, m: Topen, fid: Fid, opening: Reply[Handle]) -> Message:
+        node = fid.place.node
+        try:
+            handle = opening if isinstance(opening, Handle) else await opening
+            if m.mode & OpenMode.OTRUNC and isinstance(node, File):
+                try:
+                    truncating = node.truncate()
+                    if truncating is not None:
+                        await truncating
+                except BaseException:
+                    self._call(handle.close)
+                    raise
+            fid.handle = handle
+        except BaseException:
+            fid.mode = None
+            raise
+        finally:
+            self._leave(fid)
+        return Ropen(node.qid, 0, m.tag)
+
+    def _tcreate(self, m: Tcreate) -> Answer:
+        self._fid(m.fid)
+        raise Error(errors.PERMISSION_DENIED)
+
+    def _tread(self, m: Tread) -> Answer:
+        fid = self._fid(m.fid)
+        handle = fid.readable()
+        if handle is None:
+            raise Error(errors.NOT_OPEN)
+        if m.offset > LARGEST_OFFSET:
+            raise Error(errors.ILLEGAL_OFFSET)
+        count = min(m.count, self._iounit)
+        gave, fid.gave = fid.gave, False
+        data = handle.read(m.offset, count)
+        if isinstance(data, bytes):
+            return self._read(m, fid, count, data)
+        if gave and handle.streaming and self.dialect is Dialect.UNIX:
+            # DESIGN section 2, "Streaming on Linux": v9fs repeats a Tread until its buffer
+            # is full; only these 0 bytes make it hand the last piece to the reader.
+            data.close()
+            return Rread(b"", m.tag)
+        scope = trio.CancelScope()
+        fid.reads.add(scope)
+        fid.in_progress += 1
+        return self._read_later(m, fid, count, data, scope)
+
+    async def _read_later(
+        self,
+        m: Tread,
+        fid: Fid,
+        count: int,
+        reading: Coroutine[Any, Any, bytes],
+        scope: trio.CancelScope,
+    ) -> Message:
+        try:
+            with scope:
+                return self._read(m, fid, count, await reading)
+            raise Error(errors.UNKNOWN_FID)  # clunked meanwhile
+        finally:
+            fid.reads.discard(scope)
+            self._leave(fid)
+
+    def _read(self, m: Tread, fid: Fid, count: int, data: bytes) -> Message:
+        if len(data) > count:
+            raise RuntimeError(f"{fid.handle!r} gave {len(data)} bytes to a read of {count}")
+        fid.gave = bool(data)
+        return Rread(data, m.tag)
+
+    def _twrite(self, m: Twrite) -> Answer:
+        fid = self._fid(m.fid)
+        handle = fid.writable()
+        if handle is None:
+            raise Error(errors.NOT_OPEN)
+        if m.offset > LARGEST_OFFSET:
+            raise Error(errors.ILLEGAL_OFFSET)
+        count = handle.write(m.offset, m.data)
+        if isinstance(count, int):
+            return self._written(m, fid, count)
+        fid.in_progress += 1
+        return self._write_later(m, fid, count)
+
+    async def _write_later(self, m: Twrite, fid: Fid, writing: Coroutine[Any, Any, int]) -> Message:
+        try:
+            return self._written(m, fid, await writing)
+        finally:
+            self._leave(fid)
+
+    def _written(self, m: Twrite, fid: Fid, count: int) -> Message:
+        if not 0 <= count <= len(m.data):
+            raise RuntimeError(f"{fid.handle!r} took {count} of {len(m.data)} bytes")
+        return Rwrite(count, m.tag)
+
+    def _tclunk(self, m: Tclunk) -> Answer:
+        self._clunk(m.fid)
+        return Rclunk(m.tag)
+
+    def _tremove(self, m: Tremove) -> Answer:
+        self._clunk(m.fid)  # even though the remove fails: remove(5)
+        raise Error(errors.PERMISSION_DENIED)
+
+    def _tstat(self, m: Tstat) -> Answer:
+        fid = self._fid(m.fid)
+        return Rstat(self._entry(fid, fid.place.node.stat()), m.tag)
+
+    def _twstat(self, m: Twstat) -> Answer:
+        fid = self._fid(m.fid)
+        node = fid.place.node
+        asked = m.stat
+        assert isinstance(asked, Dir)  # what `fs9p.wire` decodes
+        truncate = judge_wstat(node, asked, self._entry(fid, node.stat()))
+        truncating = node.truncate() if truncate and isinstance(node, File) else None
+        return Rwstat(m.tag) if truncating is None else self._wstat_later(m, truncating)
+
+    async def _wstat_later(self, m: Twstat, truncating: Coroutine[Any, Any, None]) -> Message:
+        await truncating
+        return Rwstat(m.tag)
+
+    def _fid(self, number: int) -> Fid:
+        fid = self._fids.get(number)
+        if fid is None:
+            raise Error(errors.UNKNOWN_FID)
+        return fid
+
+    def _check_new(self, number: int) -> None:
+        if number in self._fids:
+            raise Error(errors.FID_IN_USE)
+        if number == NOFID:
+            raise Error(errors.UNKNOWN_FID)
+        if len(self._fids) >= self._limit:
+            raise Error(f"temporarily out of fids: a connection has {self._limit}, clunk some")
+
+    def _add(self, number: int, place: Place, attached: Attached) -> None:
+        self._fids[number] = Fid(place, attached)
+        attached.fids += 1
+
+    def _clunk(self, number: int) -> None:
+        fid = self._fid(number)
+        del self._fids[number]
+        fid.clunked = True
+        for scope in fid.reads:
+            scope.cancel()
+        self._close_unused(fid)
+
+    def _leave(self, fid: Fid) -> None:
+        fid.in_progress -= 1
+        self._close_unused(fid)
+
+    def _close_unused(self, fid: Fid) -> None:
+        if fid.clunked and not fid.in_progress:
+            if fid.handle is not None:
+                self._call(fid.handle.close)
+            self._forget(fid)
+
+    def _forget(self, fid: Fid) -> None:
+        attached = fid.attached
+        attached.fids -= 1
+        if not attached.fids:
+            self._call(self._fs.detach, attached.root)
+
+    def _entry(self, fid: Fid, entry: Dir) -> Dir:
+        """The entry as the client should see it: under 9P2000.u as a file of its own user."""
+        if self.dialect is Dialect.PLAIN or isinstance(entry, DirU):
+            return entry
+        peer = self._connection.peer
+        uid = fid.attached.attach.n_uname
+        if uid is None:
+            uid = peer.uid if peer else NOBODY
+        gid = peer.gid if peer else NOBODY
+        fields = {name: getattr(entry, name) for name in Dir.__slots__}
+        return DirU(**fields, n_uid=uid, n_gid=gid, n_muid=uid)
+
+    def _pack(self, fid: Fid, entry: Dir) -> bytes:
+        return encode_dir(self._entry(fid, entry), self.dialect)
+
+    def _call(self, function: Callable[..., None], *args: object) -> None:
+        """Run a node's code that nobody waits for: an exception of it is only logged."""
+        try:
+            function(*args)
+        except Exception:
+            log.exception("connection %d: %r failed", self._connection.number, function)
+
+
+_ANSWERS: dict[type[Message], Callable[[Session, Any], Answer]] = {
+    Tauth: Session._tauth,
+    TauthU: Session._tauth,
+    Tattach: Session._tattach,
+    TattachU: Session._tattach,
+    Twalk: Session._twalk,
+    Topen: Session._topen,
+    Tcreate: Session._tcreate,
+    TcreateU: Session._tcreate,
+    Tread: Session._tread,
+    Twrite: Session._twrite,
+    Tclunk: Session._tclunk,
+    Tremove: Session._tremove,
+    Tstat: Session._tstat,
+    Twstat: Session._twstat,
+}

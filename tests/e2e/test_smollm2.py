@@ -1,0 +1,194 @@
+"""The whole way on a real model: SmolLM2 behind a bridge in a process of its own."""
+
+import json
+import signal
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from py9p.client import RemoteError
+
+from tests.e2e.conftest import ask, rdwr
+
+LONG = "Count from one to three hundred in words, one number a line."
+
+
+def test_the_example_session_comes_out_word_for_word(smol, model):
+    with smol.files() as files:
+
+        def run(line):
+            files.write("ctl", f"{line}\n".encode())
+            return files.read("ctl").decode()
+
+        assert run("FREE") == '{"status":"ok","message":"Resources freed"}\n'
+        assert run("PING") == '{"status":"ok","message":"pong","data":"pong"}\n'
+        assert run(f"LOAD {model}") == '{"status":"ok","message":"Model loaded successfully"}\n'
+        assert run("STATUS") == f'{{"status":"ok","message":"Model loaded: {model}"}}\n'
+        reply = run("INFER max_tokens=20 What is artificial intelligence?")
+        assert reply.startswith('{"status":"ok","message":"Inference completed","data":"')
+        assert json.loads(reply)["data"].strip()
+        assert run("FREE") == '{"status":"ok","message":"Resources freed"}\n'
+        assert run("STATUS") == '{"status":"ok","message":"No model loaded"}\n'
+
+
+def test_ten_new_attaches_at_once_never_see_each_others_answers(shared):
+    def work(number):
+        with shared.files("new") as files:
+            files.write("params", b"temperature 0\nmax_tokens 24\n")
+            question = f"My favourite number is {number}. What is my favourite number?"
+            answer = ask(files, question)
+            context = [json.loads(line) for line in files.read("context").splitlines()]
+            return question, answer, context
+
+    with ThreadPoolExecutor(10) as pool:
+        results = list(pool.map(work, range(70, 80)))
+    for question, answer, context in results:
+        assert answer.strip()
+        assert context == [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+    said = [{n for n in range(70, 80) if str(n) in answer} for _, answer, _ in results]
+    assert all(numbers <= {70 + i} for i, numbers in enumerate(said))
+
+
+def test_the_main_session_is_seen_from_two_connections(smol):
+    with smol.files() as one, smol.files() as two:
+        one.write("params", b"max_tokens 12")
+        one.write("prompt", b"Say hello.")
+        assert two.read("output") == one.read("output") != b""
+
+
+def test_a_prompt_may_be_longer_than_a_message(shared):
+    client = shared.client("new", msize=512)
+    text = ("The sky is blue. " * 100 + "What colour is the sky?").encode()
+    fid = rdwr(client, "prompt")
+    for at in range(0, len(text), 400):
+        client.write(fid, text[at : at + 400], at)
+    answer = client.read(fid, offset=len(text))
+    client.walk(0, 2, "usage")
+    client.open(2)
+    usage = json.loads(client.read(2) + client.read(2, offset=512 - 24))
+    assert usage["last"]["prompt_tokens"] > 400
+    assert answer
+    client.close()
+
+
+def test_two_questions_through_one_open_prompt(shared):
+    client = shared.client("new")
+    fid = rdwr(client, "prompt")
+    client.write(fid, b"My name is Rob.")
+    first = client.read(fid)
+    client.write(fid, b"What is my name?", len(first))
+    second = client.read(fid, offset=len(first))
+    client.walk(0, 2, "context")
+    client.open(2)
+    context = [json.loads(line) for line in client.read(2).splitlines()]
+    assert [message["content"].encode() for message in context] == [
+        b"My name is Rob.",
+        first,
+        b"What is my name?",
+        second,
+    ]
+    client.close()
+
+
+def test_an_answer_arrives_in_many_pieces(shared):
+    with shared.files("new") as files:
+        files.write("params", b"max_tokens 40")
+        files.write("prompt", LONG.encode())
+        pieces = list(files.pieces("output"))
+        tokens = json.loads(files.read("usage"))["last"]["completion_tokens"]
+    assert len(pieces) >= tokens / 2
+
+
+def test_the_same_seed_gives_the_same_answer(shared):
+    def once():
+        with shared.files("new") as files:
+            files.write("params", b"seed 7\ntemperature 1\nmax_tokens 24\n")
+            return ask(files, "Tell me a story.")
+
+    assert once() == once()
+
+
+def test_a_worker_killed_in_mid_answer_fails_that_answer_only(smol):
+    with smol.files("new") as files:
+        files.write("params", b"max_tokens 2000")
+        files.write("prompt", LONG.encode())
+        pieces = files.pieces("output")
+        text = next(pieces)
+        (worker,) = smol.workers()
+        worker.send_signal(signal.SIGKILL)
+        with pytest.raises(RemoteError, match="SIGKILL"):
+            for piece in pieces:
+                text += piece
+        assert text
+        files.write("params", b"max_tokens 8")
+        assert ask(files, "Say hello.")
+
+
+def test_a_client_that_disconnects_frees_its_sequence(smol):
+    files = smol.files("new")
+    files.write("params", b"max_tokens 4000")
+    files.write("prompt", LONG.encode())
+    next(files.pieces("output"))
+    assert smol.status()["bridge"]["running"] == 1
+    files.__exit__(None, None, None)
+    smol.until(lambda: smol.status()["bridge"]["running"] == 0)
+    with smol.files("new") as other:
+        assert ask(other, "Say hello.")
+
+
+def test_a_bridge_killed_in_mid_answer_leaves_no_worker(smol):
+    with smol.files("new") as files:
+        files.write("params", b"max_tokens 4000")
+        files.write("prompt", LONG.encode())
+        next(files.pieces("output"))
+        (worker,) = smol.workers()
+        smol.process.kill()
+        smol.process.wait()
+        worker.wait(30)
+
+
+def test_free_gives_the_memory_back(smol):
+    assert len(smol.workers()) == 1
+    with smol.files() as files:
+        files.write("ctl", b"FREE")
+    assert smol.workers() == []
+
+
+def test_a_prompt_longer_than_the_context_says_both_numbers(shared):
+    with shared.files("new") as files:
+        limit = json.loads(files.read("model"))["n_ctx"]
+        with pytest.raises(RemoteError, match=rf"prompt is \d+ tokens.* {limit}"):
+            ask(files, "word " * (limit + 100))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder, model: folder / "absent.gguf", "no such file"),
+        (lambda folder, model: folder, "directory"),
+        (lambda folder, model: written(folder, b""), "empty"),
+        (lambda folder, model: written(folder, b"Once upon a time\n" * 100), "GGUF"),
+        (lambda folder, model: written(folder, model.read_bytes()[: 8 << 20]), "truncated"),
+    ],
+    ids=["absent", "directory", "empty", "text", "truncated"],
+)
+def test_a_bad_file_is_refused_with_its_cause_and_nothing_else_suffers(
+    shared, model, tmp_path, make, message
+):
+    path = make(tmp_path, model)
+    with shared.files("new") as files, shared.files("new") as other:
+        with pytest.raises(RemoteError):
+            files.write("ctl", f"LOAD '{path}'\n".encode())
+        reply = json.loads(files.read("ctl"))
+        assert reply["status"] == "error"
+        assert message.lower() in reply["message"].lower()
+        other.write("params", b"max_tokens 4")
+        assert ask(other, "Say hello.")
+
+
+def written(folder, data):
+    path = folder / "bad.gguf"
+    path.write_bytes(data)
+    return path

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import frames
+from engine.api import Chat, EngineError, LoadOptions, Message, Raw, Request, Sampling, Usage
+
+COMMANDS = [
+    frames.Load("/m/ü.gguf", LoadOptions(n_ctx=512), True),
+    frames.Generate(7, Request(Chat((Message("user", "hé"),)), Sampling(stop=("\n",))), 0.5),
+    frames.Generate(8, Request(Raw("x")), 0.0),
+    frames.Cancel(7),
+]
+EVENTS = [
+    frames.Progress(0.5),
+    frames.Ready("llama", 1, "Q4_1", 10, 20, True, None),
+    frames.LoadFailed("no"),
+    frames.Log(30, "careful"),
+    frames.Admitted(1, 35, 4, 0.1),
+    frames.Token(1, "é", 3),
+    frames.Done(1, "", Usage(completion_tokens=3, finish_reason="stop_string")),
+    frames.Failed(2, "no"),
+]
+
+
+@given(st.data())
+def test_frames_survive_any_cut(data):
+    stream = b"".join(frames.pack(command) for command in COMMANDS)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)))))
+    unframer = frames.Unframer()
+    bodies = [
+        body
+        for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)
+        for body in unframer.feed(stream[start:end])
+    ]
+    assert [frames.unpack_command(body) for body in bodies] == COMMANDS
+
+
+def test_all_events_of_a_step_travel_in_one_frame():
+    (body,) = frames.Unframer().feed(frames.pack(EVENTS))
+    assert frames.unpack_events(body) == EVENTS
+
+
+def test_a_length_beyond_the_limit_is_refused():
+    with pytest.raises(EngineError, match="invalid frame"):
+        list(frames.Unframer().feed(b"\xff\xff\xff\xff"))
+
+
+def test_a_request_too_long_for_a_frame_is_refused(monkeypatch):
+    monkeypatch.setattr(frames, "MAX_FRAME", 100)
+    with pytest.raises(EngineError, match="request too long"):
+        frames.pack(frames.Generate(1, Request(Raw("x" * 101)), 0.0))
+
+
+@pytest.mark.parametrize("unpack", [frames.unpack_command, frames.unpack_events])
+def test_what_is_no_message_is_refused(unpack):
+    with pytest.raises(EngineError, match="invalid"):
+        unpack(b"\x93\xa3abc")

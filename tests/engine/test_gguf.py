@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from engine import EngineError
+from engine.gguf import check_file
+
+HEADER = b"GGUF\x03\x00\x00\x00"
+
+
+def refusal(path) -> str:
+    with pytest.raises(EngineError) as refused:
+        check_file(str(path))
+    return str(refused.value)
+
+
+@pytest.fixture
+def file(tmp_path):
+    def make(data: bytes):
+        path = tmp_path / "model.gguf"
+        path.write_bytes(data)
+        return path
+
+    return make
+
+
+def test_a_gguf_file_is_measured(file):
+    assert check_file(str(file(HEADER + bytes(92)))) == 100
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert refusal(tmp_path / "none.gguf") == f"no such file: {tmp_path}/none.gguf"
+
+
+def test_a_directory_is_named(tmp_path):
+    assert refusal(tmp_path) == f"a directory, not a GGUF file: {tmp_path}"
+
+
+def test_an_empty_file_is_named(file):
+    assert refusal(file(b"")).startswith("an empty file, not a GGUF file: ")
+
+
+def test_a_text_file_renamed_is_named(file):
+    assert refusal(file(b"To whom it may concern")).startswith("not a GGUF file: ")
+
+
+def test_a_file_of_four_bytes_is_truncated(file):
+    assert refusal(file(b"GGUF")).startswith("truncated GGUF file: ")
+
+
+def test_an_old_version_is_named(file):
+    assert refusal(file(b"GGUF\x01\x00\x00\x00")).startswith("GGUF version 1 is not supported")
+
+
+def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert refusal(tmp_path / "pipe") == f"not a regular file: {tmp_path}/pipe"
+
+
+def test_a_path_with_a_null_byte_is_an_error_and_no_crash():
+    assert refusal("a\0b").startswith("i/o error: ")
+
+
+def test_an_unreadable_file_is_named(file, monkeypatch):
+    path = file(HEADER)
+
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(type(path), "open", refuse)  # the tests may run as root
+    assert refusal(path) == f"permission denied: {path}"
+
+
+def test_a_model_larger_than_memory_is_refused_with_both_numbers(file, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=99))
+    path = file(HEADER + bytes(92))
+    assert refusal(path) == (
+        f"model too large: it takes 100 bytes, 99 bytes of memory are available: {path}"
+    )
+
+
+def test_memory_that_will_be_freed_counts_as_available(file, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=99))
+    assert check_file(str(file(HEADER + bytes(92))), spare=1) == 100

@@ -1,0 +1,273 @@
+"""What ends a connection, what it leaves behind, and what it may cost."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from py9p.messages import (
+    Rclunk,
+    Rerror,
+    Rread,
+    Tclunk,
+    Tflush,
+    Topen,
+    Tread,
+    Tremove,
+    Tstat,
+    Tversion,
+    Twrite,
+)
+from trio.testing import wait_all_tasks_blocked
+
+import fs9p
+from fs9p import Dialect, Limits, Server, encode
+from tests.fs9p.conftest import Client, World
+from tests.fs9p.test_wire import messages, unix_messages
+
+
+def frame(kind, body=b"", tag=1):
+    return (7 + len(body)).to_bytes(4, "little") + bytes([kind, tag, 0]) + body
+
+
+async def test_a_lost_connection_cancels_hangs_up_and_detaches_in_this_order(client, world):
+    await client.open(1, "slow")
+    await client.open(2, "file")
+    await client.send(Tread(1, 0, 9))
+    await wait_all_tasks_blocked()
+    await client.stream.aclose()
+    await wait_all_tasks_blocked()
+    assert world.waiting[0].cancelled
+    ends = [("hangup", "slow"), ("hangup", "file"), ("detach",), ("disconnected", 1)]
+    assert world.log[-4:] == ends
+
+
+async def test_half_a_frame_and_then_the_end_is_just_the_end(client, world, caplog):
+    await client.stream.send_all(b"\x20\0\0\0\x74")
+    await client.stream.send_stream.aclose()
+    assert await client.receive() is None
+    assert world.log[-1] == ("disconnected", 1)
+
+
+@pytest.mark.parametrize(
+    "bytes_",
+    [
+        pytest.param(b"\xff\xff\xff\xff", id="size 0xFFFFFFFF"),
+        pytest.param(b"\x06\0\0\0", id="size 6"),
+        pytest.param(frame(120), id="Tclunk without a fid"),
+        pytest.param(frame(121), id="Rclunk"),
+        pytest.param(frame(255), id="type 255"),
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="HTTP"),
+    ],
+)
+async def test_a_malformed_frame_ends_that_connection_only(dial, bytes_, caplog):
+    bad, good = dial(), dial()
+    for client in (bad, good):
+        await client.version()
+        await client.attach()
+    await bad.stream.send_all(encode(Tstat(0, tag=7)) + bytes_)
+    assert (await bad.receive()).tag == 7  # what was asked before is answered
+    assert await bad.receive() is None
+    assert "hanging up" in caplog.text
+    assert (await good.rpc(Tstat(0))).tag == 0
+
+
+async def test_an_unknown_type_is_merely_an_error(client):
+    await client.stream.send_all(frame(98, b"\0\0\0\0\0"))  # plan9port's Topenfd
+    assert await client.receive() == Rerror("invalid message: unknown message type 98", 1)
+    await client.rpc(Tstat(0))
+
+
+async def test_requests_of_one_chunk_are_answered_with_one_send(client, monkeypatch):
+    chunks = []
+    await client.send(*(Tstat(0, tag=tag) for tag in range(10)))
+    chunks.append(await client.stream.receive_some())
+    assert len(chunks[0]) == 10 * len(chunks[0][: chunks[0][0]])
+
+
+async def test_a_long_chunk_lets_others_have_their_turn(dial):
+    greedy, modest = dial(), dial()
+    for client in (greedy, modest):
+        await client.version()
+        await client.attach()
+    await greedy.send(*[Tstat(0, tag=tag) for tag in range(2000)])
+    await modest.send(Tstat(0))
+    assert (await modest.receive()).tag == 0
+    read = 0
+    greedy_frames = greedy.stream.receive_stream.receive_some_nowait(1 << 20)
+    read = len(greedy_frames)
+    assert 0 < read < 2000 * 62  # the other was answered in the middle of it
+
+
+async def test_connections_are_numbered_and_counted(dial, world):
+    clients = [dial() for _ in range(3)]
+    for client in clients:
+        await client.version()
+    assert clients[0].server.connections == 3
+    assert world.log == [("connected", 1), ("connected", 2), ("connected", 3)]
+    await clients[0].stream.aclose()
+    await wait_all_tasks_blocked()
+    assert clients[1].server.connections == 2
+
+
+async def test_too_many_waiting_requests_are_refused_until_one_is_flushed(serve, world):
+    client = serve(limits=Limits(requests=2))()
+    await client.version()
+    await client.attach()
+    await client.open(1, "slow")
+    await client.send(*(Tread(1, 0, 9, tag=tag) for tag in (1, 2, 3)))
+    refusal = "temporarily out of requests: 2 are waiting, flush some"
+    assert await client.receive() == Rerror(refusal, 3)
+    assert await client.rpc(Tstat(0, tag=4)) == Rerror(refusal, 4)
+    assert (await client.rpc(Tflush(1, tag=5))).tag == 5
+    assert (await client.rpc(Tstat(0, tag=4))).tag == 4
+
+
+async def test_clunks_are_carried_out_with_too_many_waiting_requests(serve, world):
+    client = serve(limits=Limits(requests=1))()
+    await client.version()
+    await client.attach()
+    await client.open(1, "slow")
+    await client.walk(2)
+    await client.send(Tread(1, 0, 9, tag=1))
+    await wait_all_tasks_blocked()
+    assert await client.rpc(Tclunk(2)) == Rclunk()
+    assert await client.rpc(Tremove(0)) == Rerror("permission denied")
+    assert await client.rpc(Tclunk(1, tag=3)) == Rclunk(3)
+
+
+async def test_a_client_that_does_not_read_is_not_read_either(serve, world, autojump_clock):
+    client = serve()(trio.testing.lockstep_stream_pair)
+    await client.version()
+    await client.attach()
+    await client.open(1, "file")
+    await client.open(2, "slow")
+    await client.send(Tread(2, 0, 9, tag=99))
+    await client.send(*(Tread(1, 0, 10, tag=tag) for tag in range(10)))
+    await wait_all_tasks_blocked()
+    with trio.move_on_after(1) as scope:
+        await client.send(Tstat(0, tag=20))  # blocks: nobody receives it
+    assert scope.cancelled_caught
+    world.waiting[0].give(b"late")
+    replies = [await client.receive() for _ in range(11)]
+    assert replies[:10] == [Rread(b"0123456789", tag) for tag in range(10)]
+    assert replies[10] == Rread(b"late", 99)
+
+
+async def test_replies_of_one_chunk_are_sent_before_they_grow_large(serve, world):
+    """A chunk of small reads must not become a gigabyte of replies."""
+    world.file.text = b"x" * 100_000
+    client = serve()(trio.testing.lockstep_stream_pair)
+    await client.version(msize=1 << 17)
+    await client.attach()
+    await client.open(1, "file")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send, *(Tread(1, 0, 100_000, tag=tag) for tag in range(50)))
+        await wait_all_tasks_blocked()
+        held = sum(len(o) for o in gc.get_objects() if type(o) is list and o and type(o[0]) is bytes)
+        assert held < 50
+        for tag in range(50):
+            assert (await client.receive()).tag == tag
+
+
+async def test_cancelling_the_server_leaves_nothing_open(world):
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        server = Server(world)
+        nursery.start_soon(server.serve, theirs)
+        client = Client(ours, world)
+        await client.version()
+        await client.attach()
+        await client.open(1, "slow")
+        await client.send(Tread(1, 0, 9))
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert world.log[-3:] == [("hangup", "slow"), ("detach",), ("disconnected", 1)]
+    assert server.connections == 0
+    assert await client.receive() is None
+
+
+async def test_a_server_that_cannot_send_gives_the_connection_up(world):
+    """The reply of a waiting request meets a broken stream."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    client = Client(ours, world)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Server(world).serve, theirs)
+        await client.version()
+        await client.attach()
+        await client.open(1, "slow")
+        await client.send(Tread(1, 0, 9))
+        await wait_all_tasks_blocked()
+        ours.receive_stream.close()
+        world.waiting[0].give(b"text")
+    assert world.log[-1] == ("disconnected", 1)
+
+
+requests = st.one_of(
+    messages,
+    st.builds(Topen, st.integers(0, 3), st.integers(0, 255), st.integers(0, 9)),
+    st.builds(Tread, st.integers(0, 3), st.integers(0, 99), st.integers(0, 999)),
+    st.builds(Twrite, st.integers(0, 3), st.binary(max_size=9), st.integers(0, 99)),
+    st.builds(Tclunk, st.integers(0, 3), st.integers(0, 9)),
+    st.builds(Tflush, st.integers(0, 9), st.integers(0, 9)),
+    st.builds(Tversion, st.integers(200, 9000), st.sampled_from(["9P2000", "9P2000.u", "x"])),
+)
+
+
+async def conversation(chunks):
+    """Feed a live connection with chunks; nothing may escape, and nothing may be left."""
+    world = World()
+    ours, theirs = trio.testing.memory_stream_pair()
+    server = Server(world)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve, theirs)
+        client = Client(ours, world)
+        await client.version()
+        await client.attach()
+        for chunk in chunks:
+            try:
+                await ours.send_all(chunk)
+            except trio.BrokenResourceError:
+                break
+        await wait_all_tasks_blocked()
+        await ours.aclose()
+    assert server.connections == 0
+    assert world.log.count(("detach",)) == len(world.attaches)
+    assert world.log[-1] == ("disconnected", 1)
+
+
+quick = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@quick
+@given(st.lists(requests, max_size=30), st.integers(1, 50))
+def test_any_conversation_of_valid_frames_ends_well(conversed, cut):
+    stream = b"".join(map(encode, conversed))
+    trio.run(conversation, [stream[at : at + cut] for at in range(0, len(stream), cut)])
+
+
+@quick
+@given(st.lists(st.one_of(messages, unix_messages), max_size=20))
+def test_any_conversation_of_9p2000u_ends_well(conversed):
+    frames = [encode(m, Dialect.UNIX) for m in conversed]
+    trio.run(conversation, [encode(Tversion(8192, "9P2000.u")), *frames])
+
+
+@quick
+@given(st.lists(st.binary(min_size=1, max_size=60), max_size=20))
+def test_any_bytes_end_well(chunks):
+    trio.run(conversation, chunks)
+
+
+@quick
+@given(st.lists(st.tuples(st.integers(96, 130), st.binary(max_size=30)), max_size=20))
+def test_any_whole_frames_end_well(frames):
+    trio.run(conversation, [frame(kind, body) for kind, body in frames])
+
+
+def test_the_public_names_are_there():
+    assert all(hasattr(fs9p, name) for name in fs9p.__all__)

@@ -1,0 +1,89 @@
+"""Streaming on Linux: DESIGN section 2."""
+
+from __future__ import annotations
+
+from py9p.messages import Rread, Tread
+from trio.testing import wait_all_tasks_blocked
+
+from fs9p import Error
+
+
+async def read(client):
+    return await client.rpc(Tread(1, 0, 99))
+
+
+async def test_a_read_that_would_wait_after_a_piece_gives_0_bytes_once(
+    unix_client, world, autojump_clock
+):
+    world.pieces = [b"a piece"]
+    await unix_client.open(1, "stream")
+    assert await read(unix_client) == Rread(b"a piece")
+    assert await read(unix_client) == Rread(b"")
+    await unix_client.send(Tread(1, 0, 99))
+    assert await unix_client.silent()
+    world.waiting[-1].give(b"the next")
+    assert await unix_client.receive() == Rread(b"the next")
+
+
+async def test_a_piece_that_was_waited_for_is_followed_by_0_bytes_too(unix_client, world):
+    await unix_client.open(1, "stream")
+    await unix_client.send(Tread(1, 0, 99))
+    await wait_all_tasks_blocked()
+    world.waiting[0].give(b"a piece")
+    await unix_client.receive()
+    assert await read(unix_client) == Rread(b"")
+
+
+async def test_the_first_read_waits(unix_client, world, autojump_clock):
+    await unix_client.open(1, "stream")
+    await unix_client.send(Tread(1, 0, 99))
+    assert await unix_client.silent()
+
+
+async def test_pieces_that_are_there_come_without_0_bytes_between_them(unix_client, world):
+    world.pieces = [b"one", b"two"]
+    await unix_client.open(1, "stream")
+    assert [await read(unix_client) for _ in range(3)] == [
+        Rread(b"one"),
+        Rread(b"two"),
+        Rread(b""),
+    ]
+
+
+async def test_after_a_failed_read_the_next_one_waits(unix_client, world, autojump_clock):
+    await unix_client.open(1, "stream")
+    world.pieces = [b"a piece"]
+    await read(unix_client)
+    await read(unix_client)
+    await unix_client.send(Tread(1, 0, 99))
+    await wait_all_tasks_blocked()
+    world.waiting[-1].give(Error("i/o error: it broke"))
+    assert (await unix_client.receive()).ename == "i/o error: it broke"
+    await unix_client.send(Tread(1, 0, 99))
+    assert await unix_client.silent()
+
+
+async def test_each_open_counts_by_itself(unix_client, world, autojump_clock):
+    world.pieces = [b"a piece"]
+    await unix_client.open(1, "stream")
+    await unix_client.open(2, "stream")
+    await read(unix_client)
+    await unix_client.send(Tread(2, 0, 99))
+    assert await unix_client.silent()
+
+
+async def test_a_plain_9p2000_client_waits(client, world, autojump_clock):
+    world.pieces = [b"a piece"]
+    await client.open(1, "stream")
+    await read(client)
+    await client.send(Tread(1, 0, 99))
+    assert await client.silent()
+
+
+async def test_a_file_that_does_not_stream_waits(unix_client, world, autojump_clock):
+    await unix_client.open(1, "slow")
+    for _ in range(2):
+        await unix_client.send(Tread(1, 0, 99))
+        assert await unix_client.silent()
+        world.waiting[-1].give(b"text")
+        await unix_client.receive()
