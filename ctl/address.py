@@ -9,8 +9,8 @@ import os
 import socket
 
 
-class AddressError(Exception):
-    """An address that is none, or where no bridge answers, in words for the terminal."""
+class CommandError(Exception):
+    """A client command cannot go on; the text is for the terminal."""
 
 
 def default_socket() -> str:
@@ -47,7 +47,7 @@ def _is_socket(path: str) -> bool:
 def connect(address: str | None) -> socket.socket:
     """A connected stream socket for a path, ``unix!PATH`` or ``tcp!HOST!PORT``.
 
-    Raises `AddressError`.
+    Raises `CommandError`.
     """
     address = address or default_socket()
     kind, _, rest = address.partition("!")
@@ -55,7 +55,7 @@ def connect(address: str | None) -> socket.socket:
         if kind == "tcp" and rest:
             host, _, port = rest.rpartition("!")
             if not host or not port.isdecimal():
-                raise AddressError(f"{address}: a TCP address is tcp!HOST!PORT")
+                raise CommandError(f"{address}: a TCP address is tcp!HOST!PORT")
             return socket.create_connection((host, int(port)))
         path = rest if kind == "unix" and rest else address
         sock = socket.socket(socket.AF_UNIX)
@@ -66,6 +66,6 @@ def connect(address: str | None) -> socket.socket:
             raise
         return sock
     except (FileNotFoundError, ConnectionRefusedError):
-        raise AddressError(f"no bridge answers at {address}: llambo serve starts one") from None
+        raise CommandError(f"no bridge answers at {address}: llambo serve starts one") from None
     except OSError as error:
-        raise AddressError(f"{address}: {error.strerror or error}") from None
+        raise CommandError(f"{address}: {error.strerror or error}") from None

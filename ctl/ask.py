@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import sys
 import threading
@@ -16,7 +17,7 @@ INTERRUPTED = 130
 """Exit status after ^C, as a shell gives it."""
 
 
-def ask(files: Files, prompt: str, out: BinaryIO, err: TextIO) -> int:
+def ask(files: Files, prompt: bytes, out: BinaryIO, err: TextIO) -> int:
     """Submit the prompt to the session of this attach and print the answer; the exit status.
 
     ^C cancels the answer, not only the command; what was generated until then is printed.
@@ -33,7 +34,7 @@ def ask(files: Files, prompt: str, out: BinaryIO, err: TextIO) -> int:
         except (ProtocolError, OSError) as error:
             pieces.put(error)
 
-    files.write("prompt", prompt.encode())
+    files.write("prompt", prompt)
     threading.Thread(target=read, daemon=True).start()
     interrupted = False
     last = b"\n"
@@ -77,6 +78,9 @@ def _summary(files: Files) -> str:
     )
 
 
-def read_prompt(words: list[str]) -> str:
-    """The prompt: the words of the command line, or standard input where there are none."""
-    return " ".join(words) if words else sys.stdin.read()
+def read_prompt(words: list[str]) -> bytes:
+    """The prompt: the words of the command line, or standard input where there are none.
+
+    Bytes as they are: whether they are UTF-8 is for the bridge to say.
+    """
+    return os.fsencode(" ".join(words)) if words else sys.stdin.buffer.read()

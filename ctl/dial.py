@@ -17,7 +17,7 @@ _PIECE = 1 << 16
 
 
 def relay(address: str | None) -> int:
-    """Carry bytes both ways until either side ends. Raises `ctl.address.AddressError`."""
+    """Carry bytes both ways until either side ends. Raises `ctl.address.CommandError`."""
     sock = connect(address)
     # Two threads that block: one loop would have to hold back one way while the other is full.
     threading.Thread(target=_send, args=(sock,), daemon=True).start()

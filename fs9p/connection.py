@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -55,6 +56,11 @@ _TURN = 64
 
 _HELPFUL = frozenset({Tclunk, Tremove})
 """Messages that help a client out of having too many requests outstanding."""
+
+_FAREWELL = 1.0
+"""Seconds that a client which is hung up on has to take the replies before that."""
+
+_LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 log = logging.getLogger("fs9p")
 
@@ -127,15 +133,15 @@ class Connection:
             await trio.aclose_forcefully(self._stream)
 
     async def _receive(self) -> None:
-        try:
-            while chunk := await self._stream.receive_some():
-                self._framer.feed(chunk)
-                await self._carry_out()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            log.debug("connection %d: lost", self.number)
-        except WireError as error:
-            log.warning("connection %d: hanging up: %s", self.number, error)
-            await self._drain()
+        with suppress(*_LOST):
+            try:
+                while chunk := await self._stream.receive_some():
+                    self._framer.feed(chunk)
+                    await self._carry_out()
+            except WireError as error:
+                log.warning("connection %d: hanging up: %s", self.number, error)
+                with trio.move_on_after(_FAREWELL):
+                    await self._drain()
 
     async def _carry_out(self) -> None:
         """Carry out the whole frames of a chunk, and send what they and others replied."""
@@ -193,7 +199,7 @@ class Connection:
         self._end_request(request, reply)
         try:
             await self._send()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except _LOST:
             self._nursery.cancel_scope.cancel()
 
     def _end_request(self, request: Request, reply: Message | None) -> None:

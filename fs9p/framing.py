@@ -51,6 +51,9 @@ class Framer:
         """
         chunk, start = self._chunk, self._at
         held = len(chunk) - start
+        if not held:
+            self._chunk = b""
+            return None
         if held >= _SIZE.size:
             (size,) = _SIZE.unpack_from(chunk, start)
             if size < _SMALLEST:
@@ -64,14 +67,8 @@ class Framer:
                 self._at = start + size
                 return chunk[start : start + size]
             self._wanted = size
-        elif held:
+        else:
             self._wanted = _SIZE.size
-        if held:
-            self._partial += memoryview(chunk)[start:]
-            self._chunk, self._at = b"", 0
+        self._partial += memoryview(chunk)[start:]
+        self._chunk, self._at = b"", 0
         return None
-
-    @property
-    def partial(self) -> int:
-        """The bytes held of a frame that is not whole yet."""
-        return len(self._partial)

@@ -78,7 +78,6 @@ class UnknownType(WireError):
 
     def __init__(self, kind: int, tag: int) -> None:
         super().__init__(f"unknown message type {kind}")
-        self.kind = kind
         self.tag = tag
 
 

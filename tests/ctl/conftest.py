@@ -129,7 +129,7 @@ def make_bridge():
             bridge = Bridge(inference, AnyName([]), Options(**options))
             async with bridge.running():
                 if model:
-                    await bridge.load(model, engine.LoadOptions(), anywhere=True)
+                    await bridge.load(model, anywhere=True)
                 yield bridge
 
     return make

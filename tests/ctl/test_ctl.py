@@ -7,6 +7,7 @@ from contextlib import suppress
 import pytest
 import trio
 
+from engine import EngineError
 from fs9p import Error
 from tests.ctl.conftest import Client
 
@@ -168,6 +169,27 @@ async def test_a_load_makes_the_model_the_default_of_the_bridge(bridge):
     one, two = Client(bridge, "new"), Client(bridge, "new")
     await one.write("ctl", "LOAD big")
     assert (await two.json("model"))["name"] == "big"
+
+
+async def test_a_load_without_options_takes_a_loaded_model_as_it_is(client):
+    await client.write("ctl", "LOAD big n_ctx=512\nLOAD big")
+    assert (await client.json("model"))["n_ctx"] == 512
+    await client.write("ctl", "LOAD big n_ctx=1024")
+    assert (await client.json("model"))["n_ctx"] == 1024
+
+
+async def test_a_load_that_fails_leaves_the_model_in_use_alone(client, monkeypatch):
+    async def refuse(*args):
+        raise EngineError("no such file: /absent.gguf")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.session.bridge.engine, "load", refuse)
+        reply = json.loads(await run(client, "LOAD /absent.gguf"))
+        assert reply == {"status": "error", "message": "no such file: /absent.gguf"}
+        await run(client, "LOAD echo n_ctx=512")
+    assert await client.ask("still here") == "still here"
+    await client.write("ctl", "LOAD echo")
+    assert (await client.json("model"))["n_ctx"] == 8192
 
 
 async def test_use_changes_this_session_only(bridge):

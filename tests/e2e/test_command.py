@@ -26,6 +26,18 @@ def test_ask_takes_the_prompt_from_standard_input(echo):
     assert echo.run("ask", input="from a pipe\n").stdout == "from a pipe\n"
 
 
+def test_ask_with_a_prompt_that_is_not_utf8_says_so(echo):
+    done = subprocess.run(
+        [*LLAMBO, "ask", echo.socket], input=b"caf\xe9", capture_output=True, check=False
+    )
+    assert done.stderr == b"llambo: invalid prompt: it is not UTF-8 (at byte 3)\n"
+    assert done.returncode == 1
+
+
+def test_ask_with_an_empty_prompt_says_so(echo):
+    assert echo.run("ask", "").stderr == "llambo: ask: the prompt is empty\n"
+
+
 def test_ask_takes_an_address_in_front(echo):
     assert echo.run("ask", f"unix!{echo.socket}", "hi").stdout == "hi\n"
     assert echo.run("ask", echo.socket, "hi").stdout == "hi\n"

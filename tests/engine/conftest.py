@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import trio
 
 from engine import LoadOptions
 from engine.host import LlamaEngine
@@ -47,3 +48,10 @@ def gguf(tmp_path):
         return str(path)
 
     return make
+
+
+@pytest.fixture
+async def deadline():
+    """Fails a test that waits for what never comes."""
+    with trio.fail_after(30):
+        yield

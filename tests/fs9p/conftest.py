@@ -223,6 +223,12 @@ class Client:
         self.dialect = Dialect.PLAIN
         self._framer = fs9p.Framer(1 << 21)
 
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *exc):
+        await trio.aclose_forcefully(self.stream)
+
     async def send(self, *messages):
         """All the messages in one chunk."""
         await self.stream.send_all(b"".join(fs9p.encode(m, self.dialect) for m in messages))

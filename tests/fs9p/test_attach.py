@@ -91,4 +91,3 @@ async def test_too_many_fids_are_refused_until_some_are_clunked(serve):
     assert await client.rpc(Tattach(3, "glenda")) == refusal
     await client.rpc(Tclunk(2))
     await client.walk(3)
-

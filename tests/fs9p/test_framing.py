@@ -71,13 +71,6 @@ def test_a_new_msize_counts_from_the_next_frame_on():
         framer.next_frame()
 
 
-def test_half_a_frame_is_held_and_nothing_more():
-    framer = Framer(100)
-    framer.feed(frame(50) + frame(80)[:30])
-    assert frames_of(framer) == [frame(50)]
-    assert framer.partial == 30
-
-
 def test_time_is_linear_in_the_bytes():
     def cost(pieces):
         framer = Framer(1 << 21)

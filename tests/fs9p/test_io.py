@@ -146,7 +146,12 @@ async def test_a_listing_of_a_9p2000u_client_has_its_entries(unix_client):
 async def test_stat_answers_with_the_entry(client):
     await client.walk(1, "sub")
     assert (await client.rpc(Tstat(1))).stat == Dir(
-        qid=Qid(0x80, 0, 20), mode=0x80000000 | 0o555, name="sub", uid="none", gid="none", muid="none"
+        qid=Qid(0x80, 0, 20),
+        mode=0x80000000 | 0o555,
+        name="sub",
+        uid="none",
+        gid="none",
+        muid="none",
     )
 
 
@@ -228,5 +233,3 @@ async def test_a_wstat_of_9p2000u_judges_its_own_fields(unix_client):
     assert await unix_client.rpc(Twstat(1, DONT_TOUCH)) == Rwstat()
     reply = await unix_client.rpc(Twstat(1, replace(DONT_TOUCH, n_uid=1)))
     assert (reply.ename, reply.errno) == ("wstat prohibited", 1)
-
-

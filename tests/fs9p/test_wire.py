@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,19 +120,15 @@ def test_any_bytes_like_frame_decodes_the_same(message, kind):
 
 @given(st.binary(max_size=200), st.sampled_from(Dialect))
 def test_random_bytes_raise_nothing_but_wire_errors(frame, dialect):
-    try:
+    with contextlib.suppress(WireError):
         decode(frame, dialect)
-    except WireError:
-        pass
 
 
 @given(u8, st.binary(max_size=100), st.sampled_from(Dialect))
 def test_random_fields_raise_nothing_but_wire_errors(kind, body, dialect):
     frame = (7 + len(body)).to_bytes(4, "little") + bytes([kind, 1, 0]) + body
-    try:
+    with contextlib.suppress(WireError):
         decode(frame, dialect)
-    except WireError:
-        pass
 
 
 @given(messages, st.data())
@@ -195,9 +193,9 @@ def test_an_entry_whose_own_size_disagrees_is_refused():
 
 @pytest.mark.parametrize("kind", [0, 98, 99, 106, 128, 255])
 def test_an_unknown_type_is_told_from_damage(kind):
-    with pytest.raises(UnknownType) as caught:
+    with pytest.raises(UnknownType, match=f"unknown message type {kind}") as caught:
         decode(framed(kind, b"anything"))
-    assert (caught.value.kind, caught.value.tag) == (kind, 1)
+    assert caught.value.tag == 1
 
 
 @pytest.mark.parametrize(

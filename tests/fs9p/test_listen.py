@@ -1,0 +1,286 @@
+"""Unix sockets, TCP and standard input and output, with real sockets."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import subprocess
+import sys
+
+import pytest
+import trio
+import trio.testing
+from py9p import Client as Py9pClient
+from py9p import RemoteError
+from py9p.constants import NOTAG
+from py9p.messages import Rerror, Tstat, Tversion
+
+import fs9p
+from fs9p import Limits, Peer, Server, listen
+from tests.fs9p.conftest import Client
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "socket"
+
+
+def mode_of(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def dead_socket(path):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+
+@pytest.mark.parametrize("umask", [0, 0o077, 0o777])
+async def test_a_unix_socket_is_for_its_owner_only(path, umask):
+    before = os.umask(umask)
+    try:
+        async with listen.unix(path):
+            assert mode_of(path) == 0o600
+    finally:
+        os.umask(before)
+
+
+async def test_nobody_can_connect_before_the_mode_is_set(path, monkeypatch):
+    refused = []
+
+    def chmod(self, mode):
+        with socket.socket(socket.AF_UNIX) as probe:
+            refused.append(probe.connect_ex(str(self)))
+
+    monkeypatch.setattr("pathlib.Path.chmod", chmod)
+    async with listen.unix(path):
+        assert refused == [errno.ECONNREFUSED]
+
+
+async def test_missing_directories_are_made_for_this_user_only(tmp_path):
+    async with listen.unix(tmp_path / "a" / "b" / "socket"):
+        assert mode_of(tmp_path / "a") == 0o700
+        assert mode_of(tmp_path / "a" / "b") == 0o700
+
+
+async def test_a_dead_socket_is_replaced(path):
+    dead_socket(path)
+    async with listen.unix(path):
+        await (await trio.open_unix_socket(str(path))).aclose()
+
+
+async def test_a_live_server_is_left_alone(path):
+    async with listen.unix(path):
+        with pytest.raises(OSError, match="a server is already listening there") as caught:
+            listen.unix(path)
+        assert caught.value.errno == errno.EADDRINUSE
+        await (await trio.open_unix_socket(str(path))).aclose()
+
+
+async def test_a_server_whose_backlog_is_full_lives(path):
+    with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as waiting:
+        full.bind(str(path))
+        full.listen(0)
+        waiting.connect(str(path))
+        with pytest.raises(OSError, match="a server is already listening there"):
+            listen.unix(path)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link to a dead socket", "fifo"])
+async def test_what_is_no_socket_is_never_removed(path, kind):
+    if kind == "file":
+        path.write_text("precious")
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    else:
+        dead_socket(path.with_name("dead"))
+        path.symlink_to("dead")
+    with pytest.raises(FileExistsError, match="exists and is not a socket"):
+        listen.unix(path)
+    assert path.lstat()
+
+
+async def test_a_directory_of_somebody_else_is_refused(path, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(PermissionError, match="belongs to somebody else"):
+        listen.unix(path)
+    assert not path.exists()
+
+
+async def test_closing_removes_the_socket(path):
+    listener = listen.unix(path)
+    await listener.aclose()
+    assert not path.exists()
+
+
+async def test_closing_leaves_the_socket_of_another_server(path):
+    async with listen.unix(path):
+        path.unlink()
+        dead_socket(path)
+    assert path.exists()
+
+
+async def test_closing_does_without_a_socket_that_was_removed(path):
+    async with listen.unix(path):
+        path.unlink()
+
+
+async def test_the_directory_is_not_locked_any_more_afterwards(path):
+    async with listen.unix(path), listen.unix(path.with_name("other")):
+        pass
+
+
+async def test_the_peer_of_a_unix_socket_is_known(world, path, nursery):
+    nursery.start_soon(listen.serve, Server(world), [listen.unix(path)])
+    async with Client(await trio.open_unix_socket(str(path)), world) as client:
+        await client.version()
+        await client.attach()
+    peer = world.attaches[0].connection.peer
+    assert peer == Peer(os.getuid(), os.getgid(), os.getpid())
+
+
+async def test_tcp_listens_on_loopback_and_has_no_peer(world, nursery):
+    listeners = await listen.tcp("127.0.0.1", 0)
+    nursery.start_soon(listen.serve, Server(world), listeners)
+    stream = await trio.open_tcp_stream(*listeners[0].socket.getsockname())
+    async with Client(stream, world) as client:
+        await client.version()
+        await client.attach()
+    assert world.attaches[0].connection.peer is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::"])
+async def test_tcp_refuses_what_is_not_loopback(host):
+    with pytest.raises(PermissionError, match="not a loopback address"):
+        await listen.tcp(host, 0)
+
+
+async def test_tcp_listens_anywhere_when_told_that_this_is_insecure():
+    (listener,) = await listen.tcp("0.0.0.0", 0, insecure=True)
+    await listener.aclose()
+
+
+async def test_a_port_in_use_is_an_error():
+    (listener,) = await listen.tcp("127.0.0.1", 0)
+    async with listener:
+        with pytest.raises(OSError, match="in use"):
+            await listen.tcp("127.0.0.1", listener.socket.getsockname()[1])
+
+
+async def test_accepting_can_stop_while_connections_go_on(world, path, nursery):
+    server, accepting = Server(world), trio.CancelScope()
+
+    async def accept(task_status):
+        with accepting:
+            await listen.serve(
+                server, [listen.unix(path)], connections=nursery, task_status=task_status
+            )
+
+    await nursery.start(accept)
+    async with Client(await trio.open_unix_socket(str(path)), world) as client:
+        await client.version()
+        await client.attach()
+        accepting.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not path.exists()
+        assert (await client.rpc(Tstat(0))).stat.name == "/"
+
+
+@pytest.fixture
+async def full_server(world, path, nursery):
+    """A server of one connection, and a client that has it."""
+    server = Server(world, limits=Limits(connections=1))
+    nursery.start_soon(listen.serve, server, [listen.unix(path)])
+    async with Client(await trio.open_unix_socket(str(path)), world) as first:
+        await first.version()
+        first.server = server
+        yield first
+
+
+async def test_a_connection_too_many_is_told_so(full_server, world, path):
+    async with Client(await trio.open_unix_socket(str(path)), world) as second:
+        refusal = Rerror("temporarily out of connections: the server has 1", NOTAG)
+        assert await second.rpc(Tversion(8192)) == refusal
+        assert await second.receive() is None
+    await full_server.stream.aclose()
+    while full_server.server.connections:
+        await trio.lowlevel.checkpoint()
+    async with Client(await trio.open_unix_socket(str(path)), world) as third:
+        await third.version()
+
+
+async def test_py9p_sees_the_refusal(full_server, path):
+    def negotiate():
+        with Py9pClient.connect_unix(str(path)) as client:
+            client.negotiate()
+
+    with pytest.raises(RemoteError, match="temporarily out of connections"):
+        await trio.to_thread.run_sync(negotiate)
+
+
+async def test_running_out_of_descriptors_pauses_accepting(world, path, nursery, autojump_clock):
+    listener = listen.unix(path)
+    accept, failures = listener.accept, [OSError(errno.EMFILE, "Too many open files")] * 3
+
+    async def failing_accept():
+        if failures:
+            raise failures.pop()
+        return await accept()
+
+    listener.accept = failing_accept
+    nursery.start_soon(listen.serve, Server(world), [listener])
+    async with Client(await trio.open_unix_socket(str(path)), world) as client:
+        await client.version()
+    assert not failures
+
+
+STDIO = """
+import os, trio, fs9p
+async def main():
+    stream = fs9p.listen.stdio()
+    print("a stray line")
+    os.write(1, b"and another")
+    assert os.read(0, 1) == b""
+    server = fs9p.Server(fs9p.Tree(fs9p.Folder("/", 0, [fs9p.Text("a", 1, lambda: b"text")])))
+    await server.serve(stream)
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("kind", ["pipes", "one socket"])
+def test_stdio_serves_one_connection_and_keeps_stray_output_away(kind):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ends = (subprocess.PIPE, subprocess.PIPE) if kind == "pipes" else (theirs, theirs)
+        process = subprocess.Popen(
+            [sys.executable, "-c", STDIO], stdin=ends[0], stdout=ends[1], stderr=subprocess.PIPE
+        )
+        with process:
+            theirs.close()
+            transport = Pipes(process) if kind == "pipes" else ours
+            client = Py9pClient(transport)
+            client.negotiate()
+            client.attach(uname="glenda")
+            client.walk(0, 1, "a")
+            client.open(1)
+            assert client.read(1) == b"text"
+            client.close()
+            errors = process.stderr.read()
+    assert process.returncode == 0
+    assert b"a stray line" in errors
+    assert b"and another" in errors
+
+
+class Pipes:
+    def __init__(self, process):
+        self.read = process.stdout.read
+        self.write = process.stdin.write
+        self.flush = process.stdin.flush
+        self.close = process.stdin.close
+
+
+def test_the_package_exports_what_it_says():
+    assert all(hasattr(fs9p, name) for name in fs9p.__all__)
