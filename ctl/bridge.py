@@ -9,6 +9,7 @@ everything.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import trio
 from ctl import __version__
 from ctl.catalog import Catalog
 from ctl.replies import BridgeStatus, Status
-from ctl.session import Owner, Session
+from ctl.session import Owner, Session, user_name
 from engine.api import Engine, LoadOptions, ModelStatus
 from fs9p import Error
 
@@ -50,6 +51,8 @@ class Bridge:
         self.catalog = catalog
         self.options = options or Options()
         self.default_model: str | None = None
+        self.owner = user_name(os.getuid())
+        """The user that the bridge runs as: whose its own files are."""
         self.draining = False
         self.quit = trio.Event()
         """Set by QUIT: whoever runs the bridge ends it."""

@@ -162,8 +162,18 @@ def _infer_multi(session: Session, argument: str) -> Outcome:
     )
 
 
-def _cancel(session: Session, argument: str) -> Reply:
-    return done("Cancelled" if session.cancel() else "Nothing to cancel")
+def _cancel(session: Session, argument: str) -> Outcome:
+    turns = session.cancel()
+    if not turns:
+        return done("Nothing to cancel")
+
+    async def stopped() -> Reply:
+        # Told when it is so: a question that follows at once must not find the session busy.
+        while not all(turn.finished for turn in turns):
+            await session.changed.park()
+        return done("Cancelled")
+
+    return stopped()
 
 
 def _reset(session: Session, argument: str) -> Reply:

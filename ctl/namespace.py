@@ -6,7 +6,6 @@ serial number of the session in the upper bits, the kind of file in the lower.
 
 from __future__ import annotations
 
-import pwd
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from ctl.commandfile import Clone, Ctl
 from ctl.commands import COMMANDS
 from ctl.handle import Generated
 from ctl.promptfile import Output, Prompt
-from ctl.session import Owner, Session
+from ctl.session import Owner, Session, user_name
 from ctl.settingfile import Context, Params, System
 from fs9p import Attach, Connection, Directory, Error, File, FileSystem, Handle, Node, Snapshot
 from fs9p.errors import NOT_FOUND
@@ -166,7 +165,7 @@ class Root(SessionDirectory):
         if name == "models":
             return Models(self._bridge, self.mtime)
         if name == "help":
-            return Help(self.mtime)
+            return Help(self._bridge, self.mtime)
         if name.isdecimal() and name.isascii():
             return self._session_directory(name)
         return super().lookup(name)
@@ -175,7 +174,7 @@ class Root(SessionDirectory):
         """The session's files, the bridge's, and the sessions of this owner."""
         yield from super().entries()
         yield Models(self._bridge, self.mtime)
-        yield Help(self.mtime)
+        yield Help(self._bridge, self.mtime)
         for session in self._bridge.sessions(self._viewer):
             yield SessionDirectory(str(session.number), session, self._viewer, self.mtime)
 
@@ -190,7 +189,7 @@ class Models(Directory):
     """`models`: a file for each model that is loaded or can be."""
 
     def __init__(self, bridge: Bridge, mtime: int) -> None:
-        super().__init__("models", _MODELS, 0o555, mtime=mtime)
+        super().__init__("models", _MODELS, 0o555, owner=bridge.owner, mtime=mtime)
         self._bridge = bridge
 
     def lookup(self, name: str) -> Node:
@@ -214,14 +213,16 @@ class Models(Directory):
                 raise Error(NOT_FOUND)
             return replies.line(status)
 
-        return BridgeFile(name, path, self.mtime, text)
+        return BridgeFile(name, path, self._bridge, self.mtime, text)
 
 
 class BridgeFile(File):
     """A read-only file of the bridge itself."""
 
-    def __init__(self, name: str, path: int, mtime: int, text: Callable[[], bytes]) -> None:
-        super().__init__(name, path, 0o444, mtime=mtime)
+    def __init__(
+        self, name: str, path: int, bridge: Bridge, mtime: int, text: Callable[[], bytes]
+    ) -> None:
+        super().__init__(name, path, 0o444, owner=bridge.owner, mtime=mtime)
         self._text = text
 
     def open(self, mode: int) -> Handle:
@@ -232,8 +233,8 @@ class BridgeFile(File):
 class Help(BridgeFile):
     """`help`: the files and the commands, from the tables that make them."""
 
-    def __init__(self, mtime: int) -> None:
-        super().__init__("help", _HELP, mtime, _help)
+    def __init__(self, bridge: Bridge, mtime: int) -> None:
+        super().__init__("help", _HELP, bridge, mtime, _help)
 
 
 @lru_cache(1)
@@ -307,12 +308,4 @@ def _owner(attach: Attach) -> Owner:
     uid = peer.uid
     if uid == 0 and attach.n_uname is not None and attach.n_uname != _NO_UNAME:
         uid = attach.n_uname
-    return Owner(f"uid:{uid}", _user_name(uid), uid)
-
-
-@lru_cache(256)
-def _user_name(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
+    return Owner(f"uid:{uid}", user_name(uid), uid)

@@ -11,8 +11,10 @@ A prompt's way: `Draft` (text written through one open, not yet submitted) → `
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import trio
@@ -50,6 +52,15 @@ class Owner:
     def owns_bridge(self) -> bool:
         """Whether this is the user that the bridge runs as, or root."""
         return self.uid is not None and self.uid in (0, os.getuid())
+
+
+@lru_cache(256)
+def user_name(uid: int) -> str:
+    """The login name of a user, the number where there is none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 class Draft:
@@ -269,12 +280,12 @@ class Session:
             if turn.text:
                 self.messages.append(Message("assistant", turn.text.decode()))
 
-    def cancel(self) -> bool:
-        """Stop what is running; whether there was anything."""
-        running = self.unfinished()
-        for turn in running:
+    def cancel(self) -> list[Turn]:
+        """Stop the answers that are being made; which those are."""
+        turns = self.unfinished()
+        for turn in turns:
             turn.cancel()
-        return bool(running)
+        return turns
 
     # Its life
 

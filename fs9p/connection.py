@@ -147,24 +147,27 @@ class Connection:
         """Carry out the whole frames of a chunk, and send what they and others replied."""
         done = 0
         while (frame := self._framer.next_frame()) is not None:
-            if frame[4] % 2:
-                raise WireError(f"a client sent an R-message, type {frame[4]}")
-            try:
-                message = decode(frame, self.dialect)
-            except UnknownType as error:
-                self._reply(self._rerror(Error(f"invalid message: {error}"), error.tag))
-                continue
-            if self._server.trace is not None:
-                self._server.trace(self, "<-", message)
-            if isinstance(message, Tversion):
-                await self._tversion(message)
-            else:
-                self._request(message)
+            await self._message(frame)
             done += 1
             if done % _TURN == 0 or self._queued > _QUEUE_BYTES:
                 await self._drain()
                 await trio.lowlevel.checkpoint()
         await self._drain()
+
+    async def _message(self, frame: bytes | bytearray) -> None:
+        if frame[4] % 2:
+            raise WireError(f"a client sent an R-message, type {frame[4]}")
+        try:
+            message = decode(frame, self.dialect)
+        except UnknownType as error:
+            self._reply(self._rerror(Error(f"invalid message: {error}"), error.tag))
+            return
+        if self._server.trace is not None:
+            self._server.trace(self, "<-", message)
+        if isinstance(message, Tversion):
+            await self._tversion(message)
+        else:
+            self._request(message)
 
     def _request(self, message: Message) -> None:
         """Carry out one request, as far as that goes at once."""

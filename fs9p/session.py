@@ -87,7 +87,6 @@ class Session:
         fids: int,
     ) -> None:
         self.dialect = dialect
-        self.msize = msize
         self._fs = fs
         self._connection = connection
         self._iounit = msize - IOHDRSZ
@@ -95,10 +94,9 @@ class Session:
         self._fids: dict[int, Fid] = {}
 
     def answer(self, message: Message) -> Answer:
-        """Carry out one T-message. Raises `Error`, and whatever a node's code raises.
+        """Carry out a T-message, any but Tversion and Tflush.
 
-        Tversion and Tflush do not come here; raises KeyError for anything that is not
-        another T-message.
+        Raises `Error`, and whatever a node's code raises.
         """
         return _ANSWERS[type(message)](self, message)
 

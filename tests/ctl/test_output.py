@@ -120,6 +120,12 @@ async def test_cancel_ends_the_answer_and_keeps_its_text(slow, autojump_clock):
     assert json.loads((await slow.read("context")).splitlines()[1])["content"] == "one"
 
 
+async def test_a_question_right_after_a_cancel_is_not_busy(slow, autojump_clock):
+    await slow.write("prompt", "one two three")
+    await slow.write("ctl", "CANCEL")
+    assert await slow.ask("next") == "next"
+
+
 async def test_usage_counts_the_last_answer_and_all(client):
     await client.ask("one two three")
     await client.ask("four")

@@ -19,7 +19,7 @@ INTERNAL = Rerror("i/o error: internal error")
     ("ename", "number"),
     [
         ("file not found", errno.ENOENT),
-        ("permission denied", errno.EPERM),
+        ("permission denied", errno.EACCES),
         ("not a directory", errno.ENOTDIR),
         ("busy: an answer is being generated", errno.EBUSY),
         ("temporarily out of memory", errno.EAGAIN),
