@@ -1,6 +1,6 @@
-"""Is this a GGUF file that can be loaded here? Asked before a process is started for it.
+"""Can this file be loaded here? And if not, why not, in one sentence.
 
-The header is read, and nothing else: what is inside is llama.cpp's business.
+Of the file only the header is read: what is inside is llama.cpp's business.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -57,3 +58,30 @@ def check_file(path: str, spare: int = 0) -> int:
             f"{available} bytes of memory are available: {path}"
         )
     return info.st_size
+
+
+def check_context(n_ctx: int, cache_bytes: int) -> None:
+    """Raises `EngineError` if a context of ``n_ctx`` tokens, whose KV cache takes
+    ``cache_bytes``, cannot be had.
+
+    llama.cpp writes to all of the cache at once: what does not fit gets somebody killed.
+    """
+    available = psutil.virtual_memory().available
+    if not 0 < n_ctx < 1 << 31:
+        raise EngineError(f"invalid n_ctx {n_ctx}: a context holds 1 to {(1 << 31) - 1} tokens")
+    if cache_bytes > available:
+        raise EngineError(
+            f"context too large: {n_ctx} tokens take {cache_bytes} bytes, "
+            f"{available} bytes of memory are available"
+        )
+
+
+def refusal(path: str, errors: Sequence[str]) -> str:
+    """One sentence out of the errors llama.cpp logged when it did not load ``path``."""
+    # The first line is the cause, those after it say who could not go on: "function: cause".
+    cause = errors[0].partition(": ")[2] if errors else "llama.cpp gives no reason"
+    cause = cause.removeprefix("error loading model: ")
+    # The wordings of gguf.cpp and llama-model-loader.cpp for a file that ends too early.
+    if "exceeds remaining file size" in cause or "not within the file bounds" in cause:
+        return f"truncated GGUF file: {path}: {cause}"
+    return f"llama.cpp cannot load {path}: {cause}"

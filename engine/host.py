@@ -75,6 +75,8 @@ class LlamaEngine:
         A load that fails leaves nothing behind under its name, except that a file which is
         refused at the door does not touch the model that has the name.
         """
+        if self._nursery is None:
+            raise EngineError("the engine is not running")
         if self._usable(name, path, options) is None:
             old = self._models.get(name)
             spare = 0 if old is None else old.resident_bytes() or 0
@@ -141,8 +143,7 @@ class LlamaEngine:
         return model.status(self.kind, self._note)
 
     def _start(self, model: Model) -> None:
-        if self._nursery is None:
-            raise EngineError("the engine is not running")
+        assert self._nursery is not None
         model.begin()
         self._nursery.start_soon(self._run, model, name=f"worker of {model.name}")
 
@@ -167,7 +168,7 @@ class LlamaEngine:
         try:
             with model.scope:
                 error = await self._serve(model)
-                logger.error("%s", error)
+                logger.warning("%s", error)
                 if not model.served:
                     self._remove(model)
                 model.fail(error)

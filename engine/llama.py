@@ -22,11 +22,15 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from engine.api import Chat, EngineError, LoadOptions, Raw, Sampling
 from engine.batch import Plan, Trim
+from engine.gguf import check_context, refusal
 from engine.template import ChatTemplate
 
 DEFAULT_N_CTX = 8192
 """Tokens of context at most where `LoadOptions.n_ctx` is 0. The cache is allocated at once:
 8,192 tokens are 180 MiB for a model of 135 M parameters, 1 GiB for one of 8 G."""
+
+WARM_UP = 4
+"""Tokens in the larger of the two warm-up decodes."""
 
 _LEVELS = {3: logging.WARNING, 4: logging.ERROR}
 """GGML_LOG_LEVEL_WARN and ERROR of ggml.h. Below them llama.cpp tells hundreds of lines a load
@@ -75,11 +79,10 @@ class Llama:
         self.on_gpu = bool(C.llama_supports_gpu_offload()) and options.n_gpu_layers != 0
         """Whether layers run on a GPU, where large batches pay."""
         self.n_seq = min(max(options.n_seq, 1), C.llama_max_parallel_sequences())
-        # Every running answer has a token in a step, and a prompt at least one beside them.
-        self.n_batch = max(options.n_batch, self.n_seq + 1)
         self._ctx = self._context(options)
         self._memory = C.llama_get_memory(self._ctx)
         self.n_cells: int = C.llama_n_ctx(self._ctx)
+        self.n_batch: int = C.llama_n_batch(self._ctx)
         self._batch = _Batch(self.n_batch)
         self._bos: int = C.llama_vocab_bos(self._vocab)
         self._adds_bos: bool = C.llama_vocab_get_add_bos(self._vocab)
@@ -100,7 +103,7 @@ class Llama:
         not enough: the AMX crash (ggml-org/llama.cpp#20824) needs two or more in a batch.
         """
         token = max(self._bos, 0)
-        for n_tokens in (1, 4):
+        for n_tokens in (1, WARM_UP):
             plan = Plan()
             plan.tokens, plan.positions = [token] * n_tokens, list(range(n_tokens))
             plan.seqs, plan.outputs = [0] * n_tokens, {n_tokens - 1: 0}
@@ -117,7 +120,7 @@ class Llama:
             self._trim(trim)
         status = C.llama_decode(self._ctx, self._batch.fill(plan))
         if status != 0:
-            raise EngineError(f"llama_decode failed with status {status}{self._reason()}")
+            raise EngineError(f"llama_decode failed with status {status}{_reason()}")
 
     def clear(self) -> None:
         """Forget all sequences (``llama_memory_clear``)."""
@@ -181,21 +184,35 @@ class Llama:
             params.load_mode = C.LLAMA_LOAD_MODE_NONE
         model: C.llama_model_p | None = C.llama_model_load_from_file(os.fsencode(path), params)
         if not model:
-            raise EngineError(_load_error(path))
+            raise EngineError(refusal(path, _errors()))
         return model
 
     def _context(self, options: LoadOptions) -> C.llama_context_p:
+        # Every running answer has a token in a step, and a prompt at least one beside them.
+        n_batch = max(options.n_batch, self.n_seq + 1, WARM_UP)
+        # llama.cpp makes a batch no larger than the context.
+        n_cells = max(self.n_ctx, n_batch)
+        if not self.on_gpu:
+            check_context(self.n_ctx, n_cells * self._cell_bytes())
         params = C.llama_context_default_params()
-        params.n_ctx = self.n_ctx
-        params.n_batch = self.n_batch
-        params.n_ubatch = min(params.n_ubatch, self.n_batch)
+        params.n_ctx = n_cells
+        params.n_batch = n_batch
+        params.n_ubatch = min(params.n_ubatch, n_batch)
         params.n_seq_max = self.n_seq
         params.n_threads = params.n_threads_batch = options.n_threads or _cores()
         params.kv_unified = True
         context: C.llama_context_p | None = C.llama_init_from_model(self._model, params)
         if not context:
-            raise EngineError(f"no context of {self.n_ctx} tokens{self._reason()}")
+            raise EngineError(f"no context of {self.n_ctx} tokens{_reason()}")
         return context
+
+    def _cell_bytes(self) -> int:
+        """What a token takes in the cache: in every layer, a key and a value of f16 for every
+        head of them. More than it is where layers share, or have none."""
+        n_head = max(C.llama_model_n_head(self._model), 1)
+        head: int = C.llama_model_n_embd(self._model) // n_head
+        n_kv_heads: int = C.llama_model_n_layer(self._model) * C.llama_model_n_head_kv(self._model)
+        return n_kv_heads * head * 2 * 2
 
     def _trim(self, trim: Trim) -> None:
         if not C.llama_memory_seq_rm(self._memory, trim.seq, trim.start, -1):
@@ -252,21 +269,17 @@ class Llama:
         C.llama_model_meta_val_str(self._model, key.encode(), buffer, 256)
         return buffer.value.decode("utf-8", "replace")
 
-    @staticmethod
-    def _reason() -> str:
-        """What llama.cpp logged last as an error, to be put after a sentence."""
-        errors = [text for level, text in log if level == logging.ERROR]
-        return f": {errors[-1]}" if errors else ""
-
 
 class Sampler:
     """llama.cpp's own samplers, in the order llama-server has them: penalties, top_k, top_p,
     min_p, temperature, and the seeded draw (``llama_sampler_init_dist``). Temperature 0 is
     penalties and the likeliest token.
 
-    The same seed and prompt give the same text, as far as llama.cpp's arithmetic does: logits
-    differ in their last digits with the number of tokens in a batch, so other answers running
-    beside this one, or a reused prefix, can tip a close choice.
+    The same seed and prompt give the same text as far as llama.cpp's arithmetic does. Measured
+    (CPU, flash attention): neither a reused prefix nor the number of tokens in the batch
+    changes a logit, but once the cache reaches 512 cells the work for a lone token is split
+    over the threads by cells, so which cells an answer lies in does, and can tip a close
+    choice. The same prompt asked again gets its old cells (`Scheduler`), and so its old text.
     """
 
     def __init__(
@@ -370,16 +383,14 @@ class _Batch:
         return self._struct
 
 
-def _load_error(path: str) -> str:
-    """One sentence out of what llama.cpp logged about a load that failed."""
-    errors = [text for level, text in log if level == logging.ERROR]
-    # The first line is the cause, those after it say who could not go on: "f: cause".
-    cause = errors[0].partition(": ")[2] if errors else "llama.cpp gives no reason"
-    cause = cause.removeprefix("error loading model: ")
-    # The wordings of gguf.cpp and llama-model-loader.cpp for a file that ends too early.
-    if "exceeds remaining file size" in cause or "not within the file bounds" in cause:
-        return f"truncated GGUF file: {path}: {cause}"
-    return f"llama.cpp cannot load {path}: {cause}"
+def _errors() -> list[str]:
+    return [text for level, text in log if level == logging.ERROR]
+
+
+def _reason() -> str:
+    """What llama.cpp logged last as an error, to be put after a sentence."""
+    errors = _errors()
+    return f": {errors[-1]}" if errors else ""
 
 
 def _cores() -> int:

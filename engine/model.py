@@ -12,10 +12,16 @@ import trio
 
 from engine import frames
 from engine.answer import WorkerAnswer
-from engine.api import EngineError, LoadOptions, ModelState, ModelStatus, Request
+from engine.api import Chat, EngineError, LoadOptions, ModelState, ModelStatus, Request
 from engine.process import WorkerProcess
 
 logger = logging.getLogger(__name__)
+
+
+BYTES_PER_TOKEN = 64
+"""A prompt with more bytes than this for every token of the context is refused before its
+tokens are counted: text has about four to a token, and counting takes the worker, and with it
+every other answer, a quarter of a second for a megabyte."""
 
 
 class Model:
@@ -128,6 +134,8 @@ class Model:
 
     def take(self, event: frames.Event) -> None:
         """What its worker tells."""
+        if self.scope.cancel_called:
+            return  # taken out of service while this was on its way
         match event:
             case frames.Progress():
                 self._report(event.fraction)
@@ -154,6 +162,14 @@ class Model:
 
     def _post(self, answer: WorkerAnswer, request: Request) -> None:
         assert self.worker is not None
+        assert self._facts is not None
+        n_bytes, n_ctx = _prompt_bytes(request), self._facts.n_ctx
+        if n_bytes > n_ctx * BYTES_PER_TOKEN:
+            answer.fail(
+                f"prompt is {n_bytes} bytes long; the context holds {n_ctx} tokens, "
+                "the answer included"
+            )
+            return
         waited = trio.current_time() - answer.asked
         try:
             self.worker.post(frames.Generate(answer.id, request, waited))
@@ -167,3 +183,9 @@ class Model:
         self._progress = progress
         self._moved.set()
         self._moved = trio.Event()
+
+
+def _prompt_bytes(request: Request) -> int:
+    prompt = request.prompt
+    texts = [m.content for m in prompt.messages] if isinstance(prompt, Chat) else [prompt.text]
+    return sum(len(text.encode()) for text in texts)

@@ -67,7 +67,7 @@ class WorkerProcess:
                 stdout=2,
                 # Out of the terminal's process group: ^C is for the bridge.
                 process_group=0,
-                env=_environment(),
+                env=environment(),
             )
         except BaseException:
             ours.close()
@@ -127,8 +127,13 @@ class WorkerProcess:
                 return
 
 
-def _environment() -> dict[str, str]:
-    """Ours, with the directory this package lies in, wherever the bridge found it."""
+def environment() -> dict[str, str]:
+    """A worker's environment: ours, with the directory this package lies in, wherever the
+    bridge found it."""
     root = str(Path(__file__).resolve().parent.parent)
     path = os.environ.get("PYTHONPATH")
-    return os.environ | {"PYTHONPATH": root + (os.pathsep + path if path else "")}
+    return os.environ | {
+        "PYTHONPATH": root + (os.pathsep + path if path else ""),
+        # Or a failed assertion of ggml starts a debugger, and prints what it finds.
+        "GGML_NO_BACKTRACE": "1",
+    }

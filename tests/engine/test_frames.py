@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import frames
@@ -25,6 +25,7 @@ EVENTS = [
 ]
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_frames_survive_any_cut(data):
     stream = b"".join(frames.pack(command) for command in COMMANDS)

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from engine import EngineError
-from engine.gguf import check_file
+from engine.gguf import check_context, check_file
 
 HEADER = b"GGUF\x03\x00\x00\x00"
 
@@ -86,3 +86,19 @@ def test_a_model_larger_than_memory_is_refused_with_both_numbers(file, monkeypat
 def test_memory_that_will_be_freed_counts_as_available(file, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=99))
     assert check_file(str(file(HEADER + bytes(92))), spare=1) == 100
+
+
+def test_a_context_larger_than_memory_is_refused_with_both_numbers(monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=99))
+    check_context(10, 99)
+    with pytest.raises(EngineError) as refused:
+        check_context(10, 100)
+    assert str(refused.value) == (
+        "context too large: 10 tokens take 100 bytes, 99 bytes of memory are available"
+    )
+
+
+@pytest.mark.parametrize("n_ctx", [-1, 0, 1 << 31])
+def test_a_context_that_is_none_is_refused_with_the_range(n_ctx):
+    with pytest.raises(EngineError, match=f"invalid n_ctx {n_ctx}: a context holds 1 to 2147483"):
+        check_context(n_ctx, 0)

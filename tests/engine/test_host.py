@@ -246,10 +246,24 @@ async def test_an_error_in_the_block_comes_out_as_it_is(gguf):
     assert workers() == []
 
 
+async def test_an_engine_that_was_not_entered_loads_nothing(gguf):
+    engine = LlamaEngine(command=STUB)
+    with pytest.raises(EngineError, match="the engine is not running"):
+        await engine.load("m", gguf("steady"))
+    assert engine.models() == []
+
+
 async def test_an_unknown_model_is_an_error_of_the_answer(stub):
     heard = await hear(stub, "m", raw("hello"))
     assert heard.error == "no model m is loaded"
     assert heard.usage.finish_reason == "error"
+
+
+async def test_a_prompt_far_beyond_the_context_is_not_even_counted(stub, gguf):
+    await stub.load("m", gguf("steady"))
+    assert (await hear(stub, "m", raw("x" * 6401))).error == (
+        "prompt is 6401 bytes long; the context holds 100 tokens, the answer included"
+    )
 
 
 async def test_an_interrupt_of_the_terminal_does_not_reach_a_worker(stub, gguf):

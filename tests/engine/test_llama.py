@@ -84,6 +84,41 @@ async def test_ten_at_once_get_each_his_own_answer(llama):
     }
 
 
+async def test_a_long_prompt_beside_short_ones_is_computed_right(llama):
+    """It is cut into chunks, and the chunks share their steps with the others' tokens."""
+    heard = {}
+
+    async def count_on(start: int, end: int) -> None:
+        text = "".join(f" {n}," for n in range(start, end))
+        request = raw(text, temperature=0, max_tokens=6)
+        heard[end] = (await hear(llama, "smol", request)).text.split(",")[0]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_on, 1, 120)
+        for end in (20, 30, 40):
+            nursery.start_soon(count_on, end - 5, end)
+    assert heard == {120: " 120", 20: " 20", 30: " 30", 40: " 40"}
+
+
+async def test_several_prompts_share_a_context_smaller_than_a_step(smol):
+    async with LlamaEngine(repack=False) as engine:
+        await engine.load("smol", smol, LoadOptions(n_ctx=60, n_seq=4, n_batch=8))
+        heard = []
+
+        async def ask() -> None:
+            heard.append(await hear(engine, "smol", chat(QUESTION, max_tokens=5)))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(ask)
+    assert [answer.usage.finish_reason for answer in heard] == ["length"] * 8
+
+
+async def test_a_context_that_cannot_be_had_fails_the_load(llama, smol):
+    with pytest.raises(EngineError, match="context too large: 1000000000 tokens take"):
+        await llama.load("huge", smol, LoadOptions(n_ctx=1_000_000_000))
+
+
 async def test_end_of_generation_is_reason_stop(llama):
     heard = await hear(llama, "smol", chat("What is 2 + 2?", temperature=0, max_tokens=200))
     assert heard.usage.finish_reason == "stop"

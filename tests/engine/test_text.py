@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.text import TextStream
@@ -45,6 +45,7 @@ def test_empty_stop_strings_stop_nothing():
     assert run([b"abc"], ("",)) == (["abc", ""], False)
 
 
+@settings(deadline=None)
 @given(
     st.text(alphabet="abé🦙", max_size=30), st.lists(st.text(alphabet="abé", max_size=4)), st.data()
 )
@@ -57,6 +58,7 @@ def test_the_text_does_not_depend_on_how_it_was_cut(text, stops, data):
     assert ("".join(pieces), stopped) == ("".join(expected), expected_stopped)
 
 
+@settings(deadline=None)
 @given(
     st.text(alphabet="ab", max_size=20), st.lists(st.text(alphabet="ab", min_size=1, max_size=3))
 )
@@ -68,6 +70,7 @@ def test_no_stop_string_is_ever_given_out(text, stops):
     assert stopped or given_out == text
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=6)))
 def test_any_bytes_at_all_come_out_as_python_decodes_them(parts):
     assert "".join(run(parts)[0]) == b"".join(parts).decode("utf-8", "replace")

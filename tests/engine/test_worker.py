@@ -16,7 +16,7 @@ import pytest
 
 from engine import frames
 from engine.api import LoadOptions
-from engine.process import WORKER
+from engine.process import WORKER, environment
 from tests.engine.asking import chat
 
 
@@ -49,7 +49,7 @@ def worker() -> Iterator[tuple[Peer, subprocess.Popen, socket.socket]]:
     ours, theirs = socket.socketpair()
     ours.settimeout(30)
     process = subprocess.Popen(
-        [*WORKER[:1], *WORKER[2:], str(theirs.fileno())], pass_fds=[theirs.fileno()]
+        [*WORKER, str(theirs.fileno())], pass_fds=[theirs.fileno()], env=environment()
     )
     theirs.close()
     try:
