@@ -125,7 +125,7 @@ def echo(serve):
     return serve("--engine", "echo")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared(tmp_path_factory, model):
     """A bridge with SmolLM2 for tests that leave it as it was."""
     bridge = Bridge(tmp_path_factory.mktemp("bridge"))
