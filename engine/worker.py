@@ -185,9 +185,12 @@ class Loop:
             plan = self._scheduler.plan()
             if plan is not None:
                 self._step(plan)
-            self._events += _log_lines()
-            self._link.send(self._events)
-            self._events.clear()
+            self._tell()
+
+    def _tell(self) -> None:
+        self._events += _log_lines()
+        self._link.send(self._events)
+        self._events.clear()
 
     def _carry_out(self, command: frames.Command) -> None:
         match command:
@@ -228,6 +231,9 @@ class Loop:
                     answer.admitted - answer.arrived,
                 )
             )
+        if plan.admitted:
+            # Before the decode, so that it shows as prefill for as long as that takes.
+            self._tell()
         try:
             self._model.decode(plan)
         except EngineError as error:

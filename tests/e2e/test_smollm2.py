@@ -60,6 +60,9 @@ def test_the_main_session_is_seen_from_two_connections(smol):
 
 def test_a_prompt_may_be_longer_than_a_message(shared):
     client = shared.client("new", msize=512)
+    client.walk(0, 3, "params")
+    client.open(3, 1)
+    client.write(3, b"max_tokens 8\n")
     text = ("The sky is blue. " * 100 + "What colour is the sky?").encode()
     fid = rdwr(client, "prompt")
     for at in range(0, len(text), 400):
@@ -99,6 +102,15 @@ def test_an_answer_arrives_in_many_pieces(shared):
         pieces = list(files.pieces("output"))
         tokens = json.loads(files.read("usage"))["last"]["completion_tokens"]
     assert len(pieces) >= tokens / 2
+
+
+def test_a_long_prompt_shows_as_prefill_while_it_is_computed(shared):
+    with shared.files("new") as files:
+        files.write("params", b"max_tokens 1")
+        files.write("prompt", b"The sky is blue. " * 150)
+        shared.until(lambda: json.loads(files.read("status"))["session"]["state"] == "prefill")
+        files.read("output")
+        assert json.loads(files.read("usage"))["last"]["prefill_s"] > 0.1
 
 
 def test_the_same_seed_gives_the_same_answer(shared):
