@@ -87,7 +87,7 @@ def measure_rpcs(path: str) -> dict[str, list[float]]:
     cases = {
         "Tread of status": (encoded(Tread(1, 0, 8192)),),
         "Tstat": (encoded(Tstat(1)),),
-        "Twalk + Tclunk": (encoded(Twalk(0, 2, ("status",))), encoded(Tclunk(2))),
+        "Twalk, Tclunk, each": (encoded(Twalk(0, 2, ("status",))), encoded(Tclunk(2))),
     }
     figures: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(ROUNDS):
