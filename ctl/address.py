@@ -54,7 +54,7 @@ def connect(address: str | None) -> socket.socket:
     try:
         if kind == "tcp" and rest:
             host, _, port = rest.rpartition("!")
-            if not host or not port.isdecimal():
+            if not host or not port.isdecimal() or int(port) > 65535:
                 raise CommandError(f"{address}: a TCP address is tcp!HOST!PORT")
             return socket.create_connection((host, int(port)))
         path = rest if kind == "unix" and rest else address

@@ -9,7 +9,6 @@ import threading
 from typing import Any, BinaryIO, TextIO
 
 import msgspec
-from py9p.messages import ProtocolError
 
 from ctl.client import Files
 
@@ -21,27 +20,31 @@ def ask(files: Files, prompt: bytes, out: BinaryIO, err: TextIO) -> int:
     """Submit the prompt to the session of this attach and print the answer; the exit status.
 
     ^C cancels the answer, not only the command; what was generated until then is printed.
+    Raises what `ctl.client.Files` does.
     """
     pieces: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+    interrupted = threading.Event()
 
-    def read() -> None:
+    def talk() -> None:
         # A thread of its own: an interrupt in the middle of a message would lose the connection,
         # and the CANCEL has to go over it.
         try:
+            files.write("prompt", prompt)
+            if interrupted.is_set():
+                files.write("ctl", b"CANCEL\n")
             for piece in files.pieces("output"):
                 pieces.put(piece)
             pieces.put(b"")
-        except (ProtocolError, OSError) as error:
+        except Exception as error:
             pieces.put(error)
 
-    files.write("prompt", prompt)
-    threading.Thread(target=read, daemon=True).start()
-    interrupted = False
+    threading.Thread(target=talk, daemon=True).start()
     last = b"\n"
     while True:
         try:
             piece = pieces.get()
             if isinstance(piece, Exception):
+                _end_line(last, out)
                 raise piece
             if not piece:
                 break
@@ -49,17 +52,23 @@ def ask(files: Files, prompt: bytes, out: BinaryIO, err: TextIO) -> int:
             out.flush()
             last = piece
         except KeyboardInterrupt:
-            if interrupted:
+            if interrupted.is_set():
                 return INTERRUPTED
-            interrupted = True
+            interrupted.set()
             files.write("ctl", b"CANCEL\n")
         except BrokenPipeError:
-            return 0
+            # Nobody reads on, as in `llambo ask … | head`.
+            files.write("ctl", b"CANCEL\n")
+            raise
+    _end_line(last, out)
+    err.write(_summary(files) + "\n")
+    return INTERRUPTED if interrupted.is_set() else 0
+
+
+def _end_line(last: bytes, out: BinaryIO) -> None:
     if not last.endswith(b"\n"):
         out.write(b"\n")
         out.flush()
-    err.write(_summary(files) + "\n")
-    return INTERRUPTED if interrupted else 0
 
 
 def _summary(files: Files) -> str:

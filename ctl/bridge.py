@@ -21,7 +21,7 @@ from ctl import __version__
 from ctl.catalog import Catalog
 from ctl.replies import BridgeStatus, Status
 from ctl.session import Owner, Session, user_name
-from engine.api import Engine, LoadOptions, ModelStatus
+from engine.api import Engine, EngineError, LoadOptions, ModelStatus
 from fs9p import Error
 
 Ts = TypeVarTuple("Ts")
@@ -33,13 +33,19 @@ log = logging.getLogger("llambo")
 class Options:
     """Limits of a bridge.
 
-    session_ttl: seconds a session may be idle. max_sessions: main sessions apart. max_prompt:
-    bytes of one prompt or command; the longest contexts in use hold about that much text.
+    session_ttl: seconds a session may be idle. max_sessions: main sessions apart; clients that
+    nobody authenticates can have half of them. max_prompt: bytes of one prompt or command; the
+    longest contexts in use hold about that much text. max_answers: answers running and queued.
+    max_conversation: characters of one `context`. max_buffered: bytes of unfinished lines that
+    a session holds for its writers.
     """
 
     session_ttl: float = 3600.0
     max_sessions: int = 256
     max_prompt: int = 1 << 20
+    max_answers: int = 256
+    max_conversation: int = 4 << 20
+    max_buffered: int = 4 << 20
 
 
 class Bridge:
@@ -79,7 +85,15 @@ class Bridge:
 
     def start(self, task: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> None:
         """Run a task that belongs to no connection. It ends with the bridge at the latest."""
-        self._nursery.start_soon(task, *args)
+
+        async def run() -> None:
+            try:
+                await task(*args)
+            except Exception:
+                # One defect must not take every client's mount away.
+                log.exception("a defect in a task of the bridge")
+
+        self._nursery.start_soon(run)
 
     # Models
 
@@ -99,11 +113,12 @@ class Bridge:
         """
         if self.draining:
             raise Error("busy: the bridge is shutting down")
-        name, path = self.catalog.resolve(wanted, anywhere=anywhere)
-        name = self._free_name(name, path)
-        if options is None:
-            options = self._loads[name][1] if name in self._loads else LoadOptions()
+        name, path = self._find(wanted, anywhere=anywhere)
         before = self._loads.get(name)
+        if options is None:
+            options = before[1] if before is not None else LoadOptions()
+        if before not in (None, (path, options)) and self._answering(name):
+            raise Error(f"busy: answers run on {name} as it is; FREE it first")
         self._loads[name] = (path, options)
         if expected:
             self.default_model = name
@@ -111,16 +126,42 @@ class Bridge:
         try:
             await self.engine.load(name, path, options)
         except BaseException as error:
-            # Interrupted or refused: what the engine has now is none, or what it had before.
-            if self.engine.status(name) is None:
-                self._forget(name)
-            elif before is not None:
-                self._loads[name] = before
             log.warning("loading %s failed: %s", name, str(error) or "interrupted")
+            self._restore(name, before)
             raise
         log.info("loaded %s", name)
         self.default_model = name
         return name
+
+    def _find(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
+        """Name and path of what a LOAD names: a model that is loaded, or one of the catalog."""
+        if wanted in self._loads:
+            return wanted, self._loads[wanted][0]
+        name, path = self.catalog.resolve(wanted, anywhere=anywhere)
+        return self._free_name(name, path), path
+
+    def _answering(self, name: str) -> bool:
+        return any(
+            session.model_name() == name and session.unfinished()
+            for session in self._all_sessions()
+        )
+
+    def _restore(self, name: str, before: tuple[str, LoadOptions] | None) -> None:
+        """A load was refused or interrupted: go back to what there was under its name."""
+        if before is None:
+            if self.engine.status(name) is None:
+                self._forget(name)
+            return
+        self._loads[name] = before
+        if self.engine.status(name) is None:
+            self.start(self._reload, name, *before)
+
+    async def _reload(self, name: str, path: str, options: LoadOptions) -> None:
+        try:
+            await self.engine.load(name, path, options)
+        except EngineError as error:
+            log.error("%s cannot be loaded again: %s", name, error)
+            self._forget(name)
 
     def _free_name(self, name: str, path: str) -> str:
         """The name, numbered where another file is loaded under it."""
@@ -133,15 +174,19 @@ class Bridge:
     async def free(self, name: str) -> None:
         """Unload a model. Raises `Error` if there is none of that name."""
         if name not in self._loads:
-            raise Error(f"file not found: no model {name[:60]!r} is loaded")
+            raise Error(f"file not found: no model {name[:48]!r} is loaded")
         self._forget(name)
         await self.engine.free(name)
         log.info("freed %s", name)
 
     def _forget(self, name: str) -> None:
+        """It is loaded no more: whoever used it uses the default from now on."""
         self._loads.pop(name, None)
         if self.default_model == name:
             self.default_model = None
+        for session in self._all_sessions():
+            if session.model == name:
+                session.model = None
 
     def model_name(self, chosen: str | None) -> str | None:
         """The model for a session that has chosen this one, or none; None if it is not loaded."""
@@ -176,6 +221,15 @@ class Bridge:
             raise Error("no model loaded: write LOAD path to ctl")
         return name
 
+    def check_room(self, count: int) -> None:
+        """Raise `Error` where so many more answers are too many."""
+        limit = self.options.max_answers
+        if count > limit:
+            raise Error(f"invalid: {count} prompts at once are more than {limit}")
+        waiting = sum(len(session.unfinished()) for session in self._all_sessions())
+        if waiting + count > limit:
+            raise Error(f"busy: {waiting} requests waiting, at most {limit}")
+
     async def ready(self, name: str) -> ModelStatus:
         """Wait for a model that is being loaded. Raises `EngineError` if that fails."""
         status = self.engine.status(name)
@@ -194,7 +248,9 @@ class Bridge:
 
     def new_session(self, owner: Owner, aname: str | None = None) -> Session:
         """A fresh session. Raises `Error` when there are too many."""
-        if len(self._sessions) >= self.options.max_sessions:
+        limit = self.options.max_sessions
+        strangers = sum(not each.owner.authenticated for each in self._sessions.values())
+        if len(self._sessions) >= limit or (not owner.authenticated and strangers * 2 >= limit):
             raise Error("too many sessions")
         serial = self._next_serial()
         self._number += 1

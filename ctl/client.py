@@ -6,22 +6,31 @@ import itertools
 from collections.abc import Iterator
 from types import TracebackType
 
-from py9p.client import Client
+from py9p.client import Client, RemoteError
 from py9p.constants import IOHDRSZ, OREAD, OWRITE
+from py9p.messages import CodecError, ProtocolError
 from py9p.native import decode_dir
 
-from ctl.address import connect
+from ctl.address import CommandError, connect, default_socket
 
 _MSIZE = (64 << 10) + IOHDRSZ
 
 
 class Files:
-    """The tree of one attach. Threads may share it. Errors of the bridge are
-    ``py9p.RemoteError``, those of the connection ``py9p.ProtocolError`` or OSError."""
+    """The tree of one attach. Threads may share it.
+
+    Raises `CommandError` where no bridge answers, ``py9p.RemoteError`` for the bridge's own
+    errors, ``py9p.ProtocolError``, EOFError or OSError when the connection is lost.
+    """
 
     def __init__(self, address: str | None, aname: str = "") -> None:
         self._client = Client(connect(address), msize=_MSIZE)
-        self._client.negotiate()
+        try:
+            self._client.negotiate()
+        except (ProtocolError, CodecError, EOFError, OSError) as error:
+            self._client.close()
+            where = address or default_socket()
+            raise CommandError(f"{where}: no 9P server answers there: {error}") from None
         self._client.attach(0, aname=aname)
         self._fids = itertools.count(1)
 
@@ -39,7 +48,9 @@ class Files:
     def open(self, path: str, mode: int = int(OREAD)) -> int:
         """A fid, walked and opened."""
         fid = next(self._fids)
-        self._client.walk(0, fid, path)
+        # A walk that ends on its way is no error of 9P, but the fid is none then.
+        if len(self._client.walk(0, fid, path)) < len(path.split("/")):
+            raise RemoteError(f"file not found: {path}")
         self._client.open(fid, mode)
         return fid
 

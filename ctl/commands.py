@@ -7,6 +7,7 @@ raises `Error` or `EngineError` where it fails.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from ctl.replies import Reply, done, failed
 from ctl.session import Session
 from ctl.settings import split_leading
 from ctl.turn import Turn
-from engine.api import EngineError, LoadOptions
+from engine.api import LoadOptions
 from fs9p import Error
 
 
@@ -75,17 +76,20 @@ _LOAD_RANGES = {
 }
 
 
+_WHOLE = re.compile(r"-?[0-9]{1,9}")
+
+
 def _load_options(words: list[str]) -> LoadOptions:
     values: dict[str, int | bool] = {}
     for word in words:
         name, _, text = word.partition("=")
         if name not in _LOAD_RANGES:
             known = " ".join(_LOAD_RANGES)
-            raise Error(f"invalid option {word[:40]!r}: those of LOAD are {known}")
+            raise Error(f"invalid option {word[:24]!r}: those of LOAD are {known}")
         low, high = _LOAD_RANGES[name]
-        if not text.lstrip("-").isdecimal() or not low <= int(text) <= high:
+        if not _WHOLE.fullmatch(text) or not low <= int(text) <= high:
             raise Error(
-                f"invalid {name} {text[:40]!r}: it takes a whole number from {low} to {high}"
+                f"invalid {name} {text[:24]!r}: it takes a whole number from {low} to {high}"
             )
         values[name] = bool(int(text)) if name == "use_mmap" else int(text)
     return LoadOptions(**values)  # type: ignore[arg-type]
@@ -111,14 +115,14 @@ def _use(session: Session, argument: str) -> Reply:
         raise Error("No model name provided")
     name = words[0]
     if session.bridge.model_name(name) is None:
-        raise Error(f"file not found: no model {name[:60]!r} is loaded; LOAD loads one")
+        raise Error(f"file not found: no model {name[:48]!r} is loaded; LOAD loads one")
     session.model = name
     return done(f"Using {name}")
 
 
 def _free(session: Session, argument: str) -> Outcome:
     words = split_words(argument)
-    name = words[0] if words else session.bridge.model_name(session.model)
+    name = words[0] if words else session.model_name()
     freed = done("Resources freed")
     if name is None:
         return freed
@@ -163,14 +167,14 @@ def _infer_multi(session: Session, argument: str) -> Outcome:
 
 
 def _cancel(session: Session, argument: str) -> Outcome:
+    draft = session.draft
     turns = session.cancel()
     if not turns:
-        return done("Nothing to cancel")
+        return done("Nothing to cancel" if draft is None else "Cancelled")
 
     async def stopped() -> Reply:
         # Told when it is so: a question that follows at once must not find the session busy.
-        while not all(turn.finished for turn in turns):
-            await session.changed.park()
+        await session.until(lambda: all(turn.finished for turn in turns))
         return done("Cancelled")
 
     return stopped()
@@ -232,8 +236,3 @@ def find(line: str) -> tuple[Command, str]:
     if command is None:
         raise Error(f"Unknown command: {verb[:60]}")
     return command, argument.strip()
-
-
-def failure(error: Error | EngineError) -> Reply:
-    """The reply of a command that raised this."""
-    return failed(str(error))

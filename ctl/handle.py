@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ctl.session import Session
-from fs9p import Handle, Reply, Snapshot
+from fs9p import Error, Handle, Reply, Snapshot
 
 
 class SessionHandle(Handle):
@@ -19,14 +19,10 @@ class SessionHandle(Handle):
         self.session = session
         session.acquire()
 
-    async def until(self, ready: Callable[[], bool]) -> None:
-        """Wait until the session has what is read here. A bridge that ends waits for that too."""
-        self.session.followers.add(self)
-        try:
-            while not ready():
-                await self.session.changed.park()
-        finally:
-            self.session.unfollow(self)
+    def note(self, error: Error) -> Error:
+        """Keep an error where all of it can be read: on the wire it is cut."""
+        self.session.error = error.ename
+        return error
 
     def close(self) -> None:
         """Let the session age."""

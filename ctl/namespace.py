@@ -6,6 +6,7 @@ serial number of the session in the upper bits, the kind of file in the lower.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from fs9p.errors import NOT_FOUND
 
 MAX_ANAME = 64
 """Bytes of an attach name: it is kept as long as its session."""
+
+_NUMBER = re.compile("[0-9]{1,18}")
 
 _NO_UNAME = 0xFFFFFFFF
 """n_uname of a 9P2000.u client that does not say who its user is."""
@@ -166,7 +169,7 @@ class Root(SessionDirectory):
             return Models(self._bridge, self.mtime)
         if name == "help":
             return Help(self._bridge, self.mtime)
-        if name.isdecimal() and name.isascii():
+        if _NUMBER.fullmatch(name):
             return self._session_directory(name)
         return super().lookup(name)
 
@@ -179,8 +182,8 @@ class Root(SessionDirectory):
             yield SessionDirectory(str(session.number), session, self._viewer, self.mtime)
 
     def _session_directory(self, name: str) -> Node:
-        session = self._bridge.find_session(self._viewer, int(name)) if name != "0" else None
-        if session is None or str(session.number) != name:
+        session = self._bridge.find_session(self._viewer, int(name))
+        if session is None or not session.number or str(session.number) != name:
             raise Error(NOT_FOUND)
         return SessionDirectory(name, session, self._viewer, self.mtime)
 
@@ -273,7 +276,7 @@ class Llambo(FileSystem):
             session = bridge.main_session(owner)
         elif ends:
             session = bridge.new_session(owner)
-        elif aname.isdecimal() and aname.isascii():
+        elif _NUMBER.fullmatch(aname):
             found = bridge.find_session(owner, int(aname))
             if found is None:
                 raise Error(NOT_FOUND)

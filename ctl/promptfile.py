@@ -25,7 +25,7 @@ class Prompt(SessionHandle):
             return 0
         draft = self._draft
         if draft is not None and draft.dropped:
-            raise Error("invalid prompt: it was too long and is dropped; open prompt again")
+            raise Error("invalid: this prompt was dropped; open prompt again for another")
         if draft is not None and draft.turn is not None and self._start is None:
             raise Error("invalid: this prompt is submitted already; open prompt again for another")
         if draft is None or draft.turn is not None:
@@ -69,12 +69,12 @@ class Prompt(SessionHandle):
             return None
         return draft.turn or self.session.submit(draft)
 
-    @staticmethod
-    def _text(turn: Turn, position: int, count: int) -> bytes:
+    def _text(self, turn: Turn, position: int, count: int) -> bytes:
+        self.session.check_open()
         return turn.read(position, count) or b""
 
     async def _wait(self, turn: Turn, position: int, count: int) -> bytes:
-        await self.until(lambda: turn.finished)
+        await self.session.until(lambda: turn.finished)
         return self._text(turn, position, count)
 
 
@@ -92,6 +92,8 @@ class Output(SessionHandle):
 
     def read(self, offset: int, count: int) -> Reply[bytes]:
         """What is there from ``offset`` on, or wait for it; nothing at the end of the answer."""
+        if count == 0:
+            return b""
         data = self._read(offset, count)
         return self._wait(offset, count) if data is None else data
 
@@ -100,15 +102,24 @@ class Output(SessionHandle):
         while (data := self._read(offset, count)) is None:
             draft = session.draft
             if self._choosing and draft is not None:
-                deadline = draft.last_write + SUBMIT_AFTER
-                if trio.current_time() >= deadline:
-                    session.submit(draft)
-                    continue
-                with trio.move_on_at(deadline):
-                    await session.changed.park()
+                await self._wait_for(draft)
             else:
                 await session.changed.park()
         return data
+
+    async def _wait_for(self, draft: Draft) -> None:
+        """Until a prompt that is being written is submitted; if need be, submit it."""
+        session = self.session
+        while session.draft is draft:
+            deadline = draft.last_write + SUBMIT_AFTER
+            if trio.current_time() >= deadline:
+                session.submit(draft)
+            else:
+                with trio.move_on_at(deadline):
+                    await session.changed.park()
+        if draft.dropped and not session.closed:
+            # The answer before it must not pass for the one to it.
+            raise Error("i/o error: the prompt that was being written here was dropped")
 
     @property
     def _choosing(self) -> bool:
@@ -117,8 +128,7 @@ class Output(SessionHandle):
 
     def _read(self, offset: int, count: int) -> bytes | None:
         session = self.session
-        if session.closed:
-            raise Error("i/o error: this session is closed")
+        session.check_open()
         if self._choosing:
             if session.draft is not None:
                 return None
@@ -137,7 +147,7 @@ class Output(SessionHandle):
         except Error:
             self._end()
             raise
-        if data == b"" and count > 0:
+        if data == b"":
             self._end()
         elif data:
             self._ended = False

@@ -40,6 +40,8 @@ READERS = 1.0
 LAST_REPLIES = 0.05
 """Seconds for replies that are queued to leave: nothing else tells that a client has them."""
 
+MAX_PORT = 65535
+
 log = logging.getLogger("llambo")
 
 
@@ -99,7 +101,12 @@ async def _serve(args: argparse.Namespace) -> None:
 
 @asynccontextmanager
 async def _bridge(args: argparse.Namespace) -> AsyncIterator[Bridge]:
-    options = Options(session_ttl=args.session_ttl, max_sessions=args.max_sessions)
+    options = Options(
+        session_ttl=args.session_ttl,
+        max_sessions=args.max_sessions,
+        max_answers=args.max_answers,
+        max_prompt=args.max_prompt,
+    )
     folders = [Path(folder) for folder in args.models]
     for folder in folders:
         if not folder.is_dir():
@@ -138,7 +145,7 @@ async def _listen(
     listeners: list[trio.abc.Listener[trio.SocketStream]] = []
     if args.tcp is not None:
         host, _, port = args.tcp.rpartition(":")
-        if not host or not port.isdecimal():
+        if not host or not port.isdecimal() or int(port) > MAX_PORT:
             raise Error(f"--tcp {args.tcp}: it takes HOST:PORT")
         listeners += await listen.tcp(host.strip("[]"), int(port), insecure=args.insecure)
         log.info("serving tcp!%s!%s", host, port)
@@ -167,7 +174,9 @@ def _say_how_to_use(path: str) -> None:
     address = "" if path == os.path.abspath(default_socket()) else f" {shlex.quote(path)}"
     log.info("try: %s ask%s 'What is a file server?'", command, address)
     log.info("     %s status%s", command, address)
-    log.info("     mount -A {os %s dial %s >[1=0]} /n/llm    (in Inferno)", command, path)
+    # Inferno runs it from wherever its emu was started.
+    dial = shlex.quote(os.path.abspath(sys.argv[0]))
+    log.info("     mount -A {os %s dial %s >[1=0]} /n/llm    (in Inferno)", dial, path)
 
 
 def _first_model(args: argparse.Namespace) -> str | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ctl.lines import decode
+from ctl.lines import Buffer, decode
 from ctl.replies import Reply, SessionStatus, Totals, UsageReport
 from ctl.settings import Settings
 from ctl.turn import Turn
@@ -107,8 +107,10 @@ class Session:
         self.totals = Totals()
         self.changed = trio.lowlevel.ParkingLot()
         self.followers: set[object] = set()
-        """Open files that have not yet been read to the end of the answer they are on."""
+        """Open files that have not yet been read to the end of the answer they are on, and
+        reads that wait for one."""
         self.closed = False
+        self.buffer = Buffer(bridge.options.max_buffered)
         self.uses = 0
         """Open files and attaches. A session with none ages."""
         self._idle_since = trio.current_time()
@@ -136,6 +138,10 @@ class Session:
         """What `usage` says."""
         return UsageReport(self.last_usage, self.totals)
 
+    def model_name(self) -> str | None:
+        """The name of the model this session uses; None without one."""
+        return self.bridge.model_name(self.model)
+
     def model_status(self) -> ModelStatus:
         """The model this session uses, the bridge's default where it chose none."""
         return self.bridge.model_status(self.model)
@@ -151,7 +157,11 @@ class Session:
 
     def replace_context(self, messages: list[Message]) -> None:
         """Put a conversation in the place of this one. Raises `Error` while an answer runs."""
+        self.check_open()
         self.check_still("change the conversation")
+        limit = self.bridge.options.max_conversation
+        if sum(len(message.content) for message in messages) > limit:
+            raise Error(f"invalid conversation: it is longer than {limit} characters")
         has_system = bool(messages) and messages[0].role == "system"
         self.system = messages[0].content if has_system else ""
         self.messages = messages[has_system:]
@@ -176,10 +186,16 @@ class Session:
 
     # Asking
 
-    def check_free(self) -> str:
-        """The model that would answer now, or raise `Error` that says why none can."""
+    def check_open(self) -> None:
+        """Raise `Error` if the session has ended."""
         if self.closed:
             raise Error("i/o error: this session is closed")
+
+    def check_free(self, count: int = 1) -> str:
+        """The model that would answer so many questions now, or raise `Error` that says why
+        none can."""
+        self.check_open()
+        self.bridge.check_room(count)
         if self.unfinished():
             raise Error("busy: an answer runs here; CANCEL it, or attach as new, or open clone")
         if self.draft is not None:
@@ -199,7 +215,7 @@ class Session:
         draft.last_write = trio.current_time()
 
     def discard(self, draft: Draft) -> None:
-        """A draft that will not be submitted: too long, or its connection is gone."""
+        """A draft that will not be submitted: too long, cancelled, or its connection is gone."""
         draft.dropped = True
         if self.draft is draft:
             self.draft = None
@@ -229,7 +245,7 @@ class Session:
 
     def ask_aside(self, prompts: list[str], settings: Settings) -> list[Turn]:
         """Begin answers outside the conversation which `output` does not show."""
-        model = self.check_free()
+        model = self.check_free(len(prompts))
         turns = [Turn(prompt, self.changed) for prompt in prompts]
         self.asides.update(turns)
         for turn in turns:
@@ -281,8 +297,10 @@ class Session:
                 self.messages.append(Message("assistant", turn.text.decode()))
 
     def cancel(self) -> list[Turn]:
-        """Stop the answers that are being made; which those are."""
+        """Stop the answers that are being made, and drop what is being written; which answers."""
         turns = self.unfinished()
+        if self.draft is not None:
+            self.discard(self.draft)
         for turn in turns:
             turn.cancel()
         return turns
@@ -304,6 +322,16 @@ class Session:
             return 0.0
         return trio.current_time() - self._idle_since
 
+    async def until(self, ready: Callable[[], bool]) -> None:
+        """Wait until there is what somebody reads. A bridge that ends waits for that too."""
+        follower = object()
+        self.followers.add(follower)
+        try:
+            while not ready():
+                await self.changed.park()
+        finally:
+            self.unfollow(follower)
+
     def unfollow(self, handle: object) -> None:
         """That file is at the end of its answer."""
         self.followers.discard(handle)
@@ -312,6 +340,5 @@ class Session:
     def close(self) -> None:
         """End it: its answers stop, its files are gone."""
         self.closed = True
-        self.draft = None
         self.cancel()
         self.changed.unpark_all()

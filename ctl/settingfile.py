@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable
+from functools import partial
 
 from ctl import replies
 from ctl.handle import Generated
@@ -19,7 +20,7 @@ class LineSetting(Generated):
 
     def __init__(self, session: Session, generate: Callable[[], bytes]) -> None:
         super().__init__(session, generate)
-        self._lines = Lines(session.bridge.options.max_prompt)
+        self._lines = Lines(session.bridge.options.max_prompt, session.buffer)
 
     def apply(self, lines: list[bytes]) -> None:
         """Take these lines: all of them, or raise `Error` and take none."""
@@ -27,7 +28,11 @@ class LineSetting(Generated):
 
     def write(self, offset: int, data: bytes) -> int:
         """Take the lines that these bytes complete."""
-        self.apply(self._lines.feed(data))
+        self.session.check_open()
+        try:
+            self.apply(self._lines.feed(data))
+        except Error as error:
+            raise self.note(error) from None
         return len(data)
 
     def close(self) -> None:
@@ -35,11 +40,12 @@ class LineSetting(Generated):
         try:
             self.apply(self._lines.rest())
         except Error as error:
-            self.session.error = error.ename
+            self.note(error)
         super().close()
 
     def hangup(self) -> None:
         """A line without an end from a lost connection is not taken."""
+        self._lines.rest()
         super().close()
 
 
@@ -47,13 +53,9 @@ class Params(LineSetting):
     """`params`: a line ``name value`` changes that setting."""
 
     def __init__(self, session: Session) -> None:
-        super().__init__(session, self._text)
+        super().__init__(session, partial(_params, session))
         self._stops = False
         """Whether this open has written a stop string: the first replaces, later ones add."""
-
-    def _text(self) -> bytes:
-        template = self.session.model_status().chat_template
-        return self.session.settings.text(chat_template=template)
 
     def apply(self, lines: list[bytes]) -> None:
         """Change the settings."""
@@ -65,6 +67,10 @@ class Params(LineSetting):
                 settings = settings.with_value(name, value, add_stop=stops)
                 stops = stops or name == "stop"
         self.session.settings, self._stops = settings, stops
+
+
+def _params(session: Session) -> bytes:
+    return session.settings.text(chat_template=session.model_status().chat_template)
 
 
 class Context(LineSetting):
@@ -99,13 +105,14 @@ class System(Generated):
 
     def write(self, offset: int, data: bytes) -> int:
         """Set the system prompt, from the next question on. One trailing newline is dropped."""
+        self.session.check_open()
         try:
             text = self._text + self._decoder.decode(data)
         except UnicodeDecodeError:
-            raise Error("invalid system prompt: it is not UTF-8") from None
+            raise self.note(Error("invalid system prompt: it is not UTF-8")) from None
         limit = self.session.bridge.options.max_prompt
         if len(text) > limit:
-            raise Error(f"invalid system prompt: it is longer than {limit} characters")
+            raise self.note(Error(f"invalid system prompt: it is longer than {limit} characters"))
         self._text = text
         self.session.system = text.removesuffix("\n")
         return len(data)
@@ -114,7 +121,7 @@ class System(Generated):
 def _message(line: bytes, number: int, *, first: bool) -> Message:
     try:
         message = replies.read_message(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Error(f"invalid line {number}: {error}") from None
     if message.role == "system" and not first:
         raise Error(f"invalid line {number}: a system message can only be the first")

@@ -34,7 +34,7 @@ class Number:
         if not self.low <= value <= self.high:
             what = "a whole number" if self.kind is int else "a number"
             raise Error(
-                f"invalid {self.name} {text[:40]!r}: it takes {what} from {self.low} to {self.high}"
+                f"invalid {self.name} {text[:24]!r}: it takes {what} from {self.low} to {self.high}"
             )
         return value
 
@@ -55,6 +55,10 @@ NUMBERS = {
     )
 }
 FORMATS = ("chat", "raw")
+
+MAX_STOPS = 16
+MAX_STOP = 256
+"""Stop strings of a session, and characters of one: each is looked for in every token."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -87,25 +91,29 @@ class Settings(msgspec.Struct, frozen=True):
             )
         if name == "stop":
             stops = (*(self.sampling.stop if add_stop else ()), *_stop(value))
+            if len(stops) > MAX_STOPS:
+                raise Error(f"invalid stop: there can be at most {MAX_STOPS}")
             return msgspec.structs.replace(
                 self, sampling=msgspec.structs.replace(self.sampling, stop=stops)
             )
         if name == "format":
             if value not in FORMATS:
-                raise Error(f"invalid format {value[:40]!r}: it is chat or raw")
+                raise Error(f"invalid format {value[:24]!r}: it is chat or raw")
             return msgspec.structs.replace(self, chat=value == "chat")
-        raise Error(f"invalid setting {name[:40]!r}: reading params lists those there are")
+        raise Error(f"invalid setting {name[:24]!r}: reading params lists those there are")
 
 
 def _stop(value: str) -> tuple[str, ...]:
     if not value:
         return ()
     try:
-        text = json.loads(value)
+        text = msgspec.json.decode(value, type=str)
     except ValueError:
-        text = None
-    if not isinstance(text, str) or not text:
-        raise Error(f'invalid stop {value[:40]!r}: it takes a JSON string, as in stop "\\n\\n"')
+        text = ""
+    if not 0 < len(text) <= MAX_STOP:
+        raise Error(
+            f"invalid stop {value[:24]!r}: it takes a JSON string of 1 to {MAX_STOP} characters"
+        )
     return (text,)
 
 
@@ -116,16 +124,20 @@ def split_leading(settings: Settings, text: str) -> tuple[Settings, str]:
     """Take known ``name=value`` words from the front of an INFER's argument.
 
     The first word that is none begins the prompt (``x=hello`` asks ``x=hello``). Raises
-    `Error` for a known name with a value out of range.
+    `Error` for a known name with a value out of range, or one that is given twice.
     """
-    add_stop = False
-    while (match := _LEADING.match(text)) and (
-        match[1] in NUMBERS or match[1] in ("stop", "format")
-    ):
-        settings = settings.with_value(match[1], match[2], add_stop=add_stop)
-        add_stop = add_stop or match[1] == "stop"
-        text = text[match.end() :]
-    return settings, text
+    seen: set[str] = set()
+    at = 0
+    while match := _LEADING.match(text, at):
+        name = match[1]
+        if name not in NUMBERS and name not in ("stop", "format"):
+            break
+        if name in seen and name != "stop":
+            raise Error(f"invalid: {name} is given twice")
+        settings = settings.with_value(name, match[2], add_stop=name in seen)
+        seen.add(name)
+        at = match.end()
+    return settings, text[at:]
 
 
 def split_setting(line: str) -> tuple[str, str]:

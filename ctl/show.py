@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -12,6 +14,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from ctl.client import Files
 from ctl.lines import quote
@@ -69,7 +72,9 @@ def _describe(model: Json) -> str:
 
 def _all_models(files: Files) -> Iterator[Json]:
     for name in files.names("models"):
-        yield msgspec.json.decode(files.read(f"models/{name}"))
+        # One that is listed may be gone by now.
+        with suppress(RemoteError):
+            yield msgspec.json.decode(files.read(f"models/{name}"))
 
 
 def show_models(files: Files) -> None:
@@ -80,7 +85,8 @@ def show_models(files: Files) -> None:
     for model in _all_models(files):
         size = decimal(model["file_bytes"]) if model["file_bytes"] else ""
         context = str(model["n_ctx"] or "")
-        table.add_row(model["name"], model["state"], size, context, model["path"])
+        cells = (model["name"], model["state"], size, context, model["path"])
+        table.add_row(*map(Text, cells))
     console = Console(highlight=False)
     # In a pipe there is no edge to fold at.
     console.print(table, width=None if console.is_terminal else 1000, crop=False)
@@ -95,12 +101,12 @@ def load(files: Files, watch: Files, model: str, options: list[str]) -> int:
 
     def write() -> None:
         try:
-            files.write("ctl", " ".join(["LOAD", quote(model), *options]).encode())
+            files.write("ctl", os.fsencode(" ".join(["LOAD", quote(model), *options])))
         except Exception as error:
             failed.append(error)
 
     loading = threading.Thread(target=write, daemon=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("loading", total=1.0)
         loading.start()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ctl.errors import INTERNAL, for_clients
 from engine.api import Answer, EngineError, ModelStatus, Request, Usage
 from fs9p import Error
 
@@ -77,11 +78,11 @@ class Turn:
                         self.text += piece.encode()
                         self._changed.unpark_all()
             except (EngineError, Error) as failure:
-                error = str(failure)
+                error = for_clients(str(failure))
             except Exception:
                 # A defect of ours must fail this answer, not take every client's mount away.
                 log.exception("answering %s", model)
-                error = "i/o error: internal error while answering; the log has the details"
+                error = INTERNAL
         if self._scope.cancelled_caught and (answer is None or answer.usage is None):
             self.usage = Usage(finish_reason="cancelled")
         elif answer is not None:

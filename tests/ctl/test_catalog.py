@@ -56,3 +56,17 @@ def test_a_link_out_of_the_directory_is_not_followed_for_a_remote_user(folder):
 def test_an_unknown_name_lists_those_there_are(folder):
     with pytest.raises(Error, match="no model called 'three'; there are: one, two"):
         Catalog([folder]).resolve("three", anywhere=True)
+
+
+def test_a_link_to_nothing_and_a_name_that_is_not_utf8_are_no_models(folder):
+    (folder / "dangling.gguf").symlink_to(folder / "nothing")
+    with open(bytes(folder) + b"/caf\xe9.gguf", "wb") as file:
+        file.write(b"GGUF")
+    assert set(Catalog([folder]).files()) == {"one", "two"}
+
+
+def test_a_directory_given_through_a_link_is_that_directory(folder, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    for path in (link / "one.gguf", folder / "one.gguf"):
+        assert Catalog([link]).resolve(str(path), anywhere=False)[0] == "one"

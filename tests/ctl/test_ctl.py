@@ -185,7 +185,7 @@ async def test_a_load_that_fails_leaves_the_model_in_use_alone(client, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(client.session.bridge.engine, "load", refuse)
         reply = json.loads(await run(client, "LOAD /absent.gguf"))
-        assert reply == {"status": "error", "message": "no such file: /absent.gguf"}
+        assert reply == {"status": "error", "message": "i/o error: no such file: /absent.gguf"}
         await run(client, "LOAD echo n_ctx=512")
     assert await client.ask("still here") == "still here"
     await client.write("ctl", "LOAD echo")
@@ -252,3 +252,45 @@ async def test_help_names_every_command_and_file(client):
     text = await client.read("help")
     for word in ["PING", "INFER_MULTI", "QUIT", "prompt", "clone", "models/"]:
         assert word in text
+
+
+async def test_writes_through_one_open_are_carried_out_in_order(slow, autojump_clock):
+    ctl = slow.open("ctl")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ctl.write, b"INFER one\nINFER two\n")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(ctl.write, b"USE echo\n")
+    assert json.loads(await ctl.read(offset=0))["message"] == "Using echo"
+
+
+async def test_three_infers_in_three_writes_are_all_carried_out(slow, autojump_clock):
+    ctl = slow.open("ctl")
+    async with trio.open_nursery() as nursery:
+        for line in (b"INFER one\n", b"INFER two\n", b"INFER three\n"):
+            nursery.start_soon(ctl.write, line)
+            await trio.testing.wait_all_tasks_blocked()
+    await ctl.read(offset=0)
+    assert (await slow.json("usage"))["total"]["requests"] == 3
+
+
+async def test_an_interrupted_command_behind_another_gets_a_reply(slow, autojump_clock):
+    ctl = slow.open("ctl")
+    await ctl.write(b"INFER one two three\n")
+    with trio.move_on_after(0.1):
+        await ctl.write(b"INFER four\n")
+    assert json.loads(await ctl.read(offset=0))["message"] == "interrupted"
+
+
+async def test_the_first_read_after_a_write_is_the_whole_reply(client):
+    ctl = client.open("ctl")
+    await ctl.write(b"PING\n", 0)
+    assert b"pong" in await ctl.read(offset=5)
+    assert await ctl.read(offset=5 + len(await ctl.read(offset=5))) == b""
+
+
+async def test_a_command_without_an_end_is_the_last_command_from_the_close_on(slow, autojump_clock):
+    await run(slow, "PING")
+    ctl = slow.open("ctl")
+    await ctl.write(b"INFER " + b"x" * 4090)
+    ctl.close()
+    assert json.loads(await slow.read("ctl"))["data"] == "x" * 4090

@@ -192,3 +192,43 @@ async def test_cancelling_a_read_does_not_cancel_the_answer(slow, autojump_clock
     with trio.move_on_after(0.6):
         await prompt.read()
     assert await slow.read("output") == "one two three"
+
+
+async def test_a_reader_who_waited_for_a_lost_prompt_gets_no_older_answer(client):
+    await client.ask("an older one")
+    prompt = client.open("prompt")
+    await prompt.write(b"half a thou")
+    async with trio.open_nursery() as nursery:
+
+        async def read():
+            with pytest.raises(Error, match="i/o error: the prompt .* was dropped"):
+                await client.read("output")
+
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        prompt.hangup()
+
+
+async def test_cancel_drops_a_prompt_that_is_being_written(client):
+    prompt = client.open("prompt")
+    await prompt.write(b"half a thou")
+    await client.write("ctl", "CANCEL")
+    with pytest.raises(Error, match="this prompt was dropped"):
+        await prompt.write(b"ght")
+    prompt.close()
+    assert await client.ask("another") == "another"
+
+
+async def test_reading_a_prompt_whose_session_ends_is_an_error(slow_bridge, autojump_clock):
+    client = Client(slow_bridge, "new")
+    prompt = client.open("prompt")
+    await prompt.write(b"one two three")
+    async with trio.open_nursery() as nursery:
+
+        async def read():
+            with pytest.raises(Error, match="session is closed"):
+                await prompt.read()
+
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        client.detach()

@@ -220,3 +220,23 @@ async def test_models_lists_what_is_loaded(client):
 async def test_two_files_of_the_same_name_are_two_models(client):
     await client.write("ctl", "LOAD /a/llama.gguf\nLOAD /b/llama.gguf")
     assert client.names("models") == ["echo", "llama", "llama-2"]
+
+
+@pytest.mark.parametrize("path", ["params", "system", "context", "prompt", "ctl"])
+async def test_a_closed_session_takes_no_write(bridge, path):
+    client = Client(bridge, "new")
+    file = client.open(path)
+    await client.write("ctl", "CLOSE")
+    with pytest.raises(Error, match="session is closed"):
+        await file.write(b"x")
+
+
+async def test_a_refused_setting_is_told_whole_in_status(client):
+    with pytest.raises(Error):
+        await client.write("params", "temperature 9")
+    assert "from 0 to 5" in (await client.json("status"))["session"]["error"]
+
+
+async def test_a_read_of_no_bytes_does_not_wait(slow):
+    await slow.write("prompt", "one two")
+    assert not slow.open("output").waits(count=0)

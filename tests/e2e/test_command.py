@@ -9,8 +9,9 @@ import subprocess
 import sys
 
 import pytest
-from py9p.client import Client
+from py9p.client import Client, RemoteError
 
+from ctl.client import Files
 from tests.e2e.conftest import DEADLINE, LLAMBO, ask
 
 
@@ -68,6 +69,56 @@ def test_interrupting_ask_cancels_the_answer_and_keeps_the_text(serve):
     with bridge.files("talk") as files:
         assert files.read("output").decode() == "word" + out.removesuffix("\n")
         assert json.loads(files.read("usage"))["last"]["finish_reason"] == "cancelled"
+
+
+def test_ask_ends_when_the_bridge_dies_in_mid_answer(serve):
+    bridge = serve("--engine", "echo:20")
+    asking = subprocess.Popen(
+        [*LLAMBO, "ask", bridge.socket, "word " * 500],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert asking.stdout.read(4) == "word"
+    bridge.process.kill()
+    _, err = asking.communicate(timeout=DEADLINE)
+    assert err.startswith("llambo: the connection to the bridge is lost")
+    assert asking.returncode == 1
+
+
+def test_ask_whose_output_nobody_reads_cancels_the_answer(serve):
+    bridge = serve("--engine", "echo:20")
+    asking = subprocess.Popen(
+        [*LLAMBO, "ask", bridge.socket, "-s", "talk", "word " * 500],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert asking.stdout.read(4) == b"word"
+    asking.stdout.close()
+    assert asking.wait(DEADLINE) == 0
+    asking.stderr.close()
+    bridge.until(lambda: bridge.status()["bridge"]["running"] == 0)
+
+
+def test_ask_at_a_path_without_a_bridge_asks_no_other(echo):
+    done = echo.run("ask", "/absent/socket", "hello")
+    assert done.returncode == 1
+    assert "no bridge answers at /absent/socket" in done.stderr
+
+
+def test_a_server_that_speaks_no_9p_is_told_from_a_bridge(echo):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(DEADLINE)
+        port = server.getsockname()[1]
+        command = [*LLAMBO, "status", f"tcp!127.0.0.1!{port}"]
+        client = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 400 Bad Request")
+            assert "no 9P server answers there" in client.communicate(timeout=DEADLINE)[1]
+        assert client.returncode == 1
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(echo):
+    assert "[b]x, ready" in echo.run("load", "/m/[b]x.gguf").stdout
+    assert "[b]x" in echo.run("models").stdout
 
 
 def test_ask_without_a_bridge_says_how_to_start_one(tmp_path):
@@ -146,6 +197,18 @@ def test_tcp_serves_on_loopback(serve):
         port = free.getsockname()[1]
     serve("--engine", "echo", "--tcp", f"127.0.0.1:{port}")
     assert whole_question(socket.create_connection(("127.0.0.1", port))) == b"hello there"
+
+
+def test_a_client_over_tcp_may_load_only_from_the_model_directories_and_not_quit(serve, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    outside = tmp_path / "outside.gguf"
+    outside.write_bytes(b"GGUF")
+    serve("--model", "none", "--tcp", f"127.0.0.1:{port}", "--models", str(tmp_path / "0"))
+    with Files(f"tcp!127.0.0.1!{port}") as files:
+        for command in (f"LOAD {outside}", "LOAD ../outside.gguf", "QUIT"):
+            with pytest.raises(RemoteError, match="permission denied"):
+                files.write("ctl", command.encode())
 
 
 def test_tcp_beyond_loopback_is_refused():
