@@ -122,7 +122,6 @@ def load(files: Files, watch: Files, model: str, options: list[str]) -> int:
             # The error on the wire is cut at 127 bytes; ctl has all of it.
             raise RemoteError(msgspec.json.decode(files.read("ctl"))["message"])
         raise failed[0]
-    Console(highlight=False, soft_wrap=True).print(
-        _describe(msgspec.json.decode(files.read("model")))
-    )
+    loaded = _describe(msgspec.json.decode(files.read("model")))
+    Console(highlight=False, soft_wrap=True).print(loaded, markup=False)
     return 0
