@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -87,9 +88,8 @@ def show_models(files: Files) -> None:
         context = str(model["n_ctx"] or "")
         cells = (model["name"], model["state"], size, context, model["path"])
         table.add_row(*map(Text, cells))
-    console = Console(highlight=False)
     # In a pipe there is no edge to fold at.
-    console.print(table, width=None if console.is_terminal else 1000, crop=False)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 def load(files: Files, watch: Files, model: str, options: list[str]) -> int:
