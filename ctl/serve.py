@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         trio.run(_serve, args)
     except BaseExceptionGroup as group:
-        known, unknown = group.split((EngineError, Error, OSError, ValueError))
+        known, unknown = group.split((EngineError, Error, OSError))
         if unknown is not None:
             raise
         for error in _leaves(known):

@@ -1,6 +1,7 @@
 """The whole way on a real model: SmolLM2 behind a bridge in a process of its own."""
 
 import json
+import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
@@ -193,8 +194,9 @@ def test_a_prompt_longer_than_the_context_says_both_numbers(shared):
         (lambda folder, model: written(folder, b""), "empty"),
         (lambda folder, model: written(folder, b"Once upon a time\n" * 100), "GGUF"),
         (lambda folder, model: written(folder, model.read_bytes()[: 8 << 20]), "truncated"),
+        (lambda folder, model: written(folder, model.read_bytes()[:4096], 1 << 40), "too large"),
     ],
-    ids=["absent", "directory", "empty", "text", "truncated"],
+    ids=["absent", "directory", "empty", "text", "truncated", "larger than memory"],
 )
 def test_a_bad_file_is_refused_with_its_cause_and_nothing_else_suffers(
     shared, model, tmp_path, make, message
@@ -210,7 +212,9 @@ def test_a_bad_file_is_refused_with_its_cause_and_nothing_else_suffers(
         assert ask(other, "Say hello.")
 
 
-def written(folder, data):
+def written(folder, data, size=None):
     path = folder / "bad.gguf"
     path.write_bytes(data)
+    if size is not None:
+        os.truncate(path, size)
     return path
