@@ -249,6 +249,8 @@ class Bridge:
     def new_session(self, owner: Owner, aname: str | None = None) -> Session:
         """A fresh session. Raises `Error` when there are too many."""
         limit = self.options.max_sessions
+        if len(self._sessions) >= limit:
+            self._end_unused()
         strangers = sum(not each.owner.authenticated for each in self._sessions.values())
         if len(self._sessions) >= limit or (not owner.authenticated and strangers * 2 >= limit):
             raise Error("too many sessions")
@@ -258,6 +260,16 @@ class Bridge:
         self._sessions[session.number] = session
         log.debug("session %d for %s", session.number, owner.name)
         return session
+
+    def _end_unused(self) -> None:
+        """Make room: end the oldest session that a look at `clone` made and nobody used.
+
+        ``grep -r`` and ``cp -r`` over a mount make one for every `clone` they read.
+        """
+        for session in self._sessions.values():
+            if session.unused:
+                self.end_session(session)
+                return
 
     def named_session(self, owner: Owner, aname: str) -> Session:
         """The owner's session of that attach name, made on first use."""

@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "--stdio", action="store_true", help="serve one client on standard input and output instead"
     )
     serve.add_argument(
-        "--model", metavar="PATH|NAME", help="load this first; none: nothing (default: SmolLM2)"
+        "--model", metavar="PATH|NAME|none", help="load this first (default: SmolLM2)"
     )
     serve.add_argument(
         "--models", metavar="DIR", action="append", default=[], help="a directory of GGUF files"

@@ -21,6 +21,9 @@ from ctl.turn import Turn
 from engine.api import LoadOptions
 from fs9p import Error
 
+CANCELLED = "Inference cancelled"
+"""The message of an INFER that a CANCEL ended: its sender has to know, but it is no failure."""
+
 
 class Generation:
     """Answers that a command began, and how its reply is made of them."""
@@ -40,7 +43,7 @@ class Generation:
             if turn.error is not None:
                 return failed(turn.error)
         if any(turn.cancelled for turn in self._turns):
-            return failed("Inference cancelled", self._reply(self._turns).data)
+            return failed(CANCELLED, self._reply(self._turns).data)
         return self._reply(self._turns)
 
 

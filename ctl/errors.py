@@ -19,5 +19,11 @@ def for_clients(text: str) -> str:
     return f"i/o error: {text}"
 
 
-_FIXED = ("No model path provided", "No prompt provided", "too many sessions", "no prompt yet")
+_FIXED = (
+    "No model path provided",
+    "No model name provided",
+    "No prompt provided",
+    "too many sessions",
+    "no prompt yet",
+)
 _BEGINNINGS = ("Unknown command: ", "no model loaded")

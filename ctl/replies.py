@@ -92,6 +92,14 @@ class UsageReport(msgspec.Struct, frozen=True):
     total: Totals
 
 
+def rounded(usage: Usage) -> Usage:
+    """The same with times to the microsecond: the rest is noise."""
+    times = ("queue_s", "prefill_s", "decode_s", "tokens_per_second")
+    return msgspec.structs.replace(
+        usage, **{name: round(getattr(usage, name), 6) for name in times}
+    )
+
+
 _encode = msgspec.json.Encoder().encode
 
 

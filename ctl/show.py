@@ -107,7 +107,7 @@ def load(files: Files, watch: Files, model: str, options: list[str]) -> int:
 
     loading = threading.Thread(target=write, daemon=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("loading", total=1.0)
         loading.start()
         while loading.is_alive():
@@ -115,8 +115,6 @@ def load(files: Files, watch: Files, model: str, options: list[str]) -> int:
             for known in _all_models(watch):
                 if known["state"] == "loading":
                     progress.update(task, description=known["name"], completed=known["progress"])
-        if not failed:
-            progress.update(task, completed=1.0)
     if failed:
         if isinstance(failed[0], RemoteError):
             # The error on the wire is cut at 127 bytes; ctl has all of it.

@@ -205,6 +205,17 @@ async def test_too_many_sessions_is_an_error_of_the_open(make_bridge):
             client.open("clone")
 
 
+async def test_sessions_that_nobody_used_make_room(make_bridge):
+    async with make_bridge(max_sessions=2) as bridge:
+        client = Client(bridge)
+        for _ in range(2):
+            await client.read("clone")
+        await client.write("2/prompt", "used")
+        assert await client.read("clone") == "3"
+        assert {"2", "3"} <= set(client.names())
+        assert "1" not in client.names()
+
+
 async def test_an_idle_session_ends_after_its_time(make_bridge, autojump_clock):
     async with make_bridge(session_ttl=10) as bridge:
         client = Client(bridge)

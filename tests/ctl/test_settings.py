@@ -205,6 +205,13 @@ async def test_a_failed_command_is_told_whole_in_status(client):
     assert (await client.json("status"))["session"]["error"] == "Unknown command: FROB"
 
 
+async def test_an_error_is_told_until_a_command_succeeds(client):
+    with pytest.raises(Error):
+        await client.write("params", "temperature 9")
+    await client.write("ctl", "PING")
+    assert (await client.json("status"))["session"]["error"] is None
+
+
 async def test_model_without_one_has_state_none(make_bridge):
     async with make_bridge(model=None) as bridge:
         model = await Client(bridge).json("model")

@@ -246,6 +246,15 @@ def test_a_signal_lets_a_running_answer_end(serve):
     assert bridge.process.wait(DEADLINE) == 0
 
 
+def test_a_model_that_was_asked_for_and_is_not_there_ends_the_bridge(tmp_path):
+    done = subprocess.run(
+        [*LLAMBO, "serve", "--socket", str(tmp_path / "9p"), "--model", "nosuch"],
+        capture_output=True, text=True, timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "no model called 'nosuch'" in done.stderr
+
+
 def test_a_second_bridge_on_the_same_socket_is_refused(echo):
     done = subprocess.run(
         [*LLAMBO, "serve", "--engine", "echo", "--socket", echo.socket],
