@@ -15,8 +15,8 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import trio
@@ -147,12 +147,14 @@ async def _listen(
         host, _, port = args.tcp.rpartition(":")
         if not host or not port.isdecimal() or int(port) > MAX_PORT:
             raise Error(f"--tcp {args.tcp}: it takes HOST:PORT")
-        listeners += await listen.tcp(host.strip("[]"), int(port), insecure=args.insecure)
+        with _naming(f"tcp!{host}!{port}"):
+            listeners += await listen.tcp(host.strip("[]"), int(port), insecure=args.insecure)
         log.info("serving tcp!%s!%s", host, port)
     if args.stdio:
         connections.start_soon(_serve_stdio, server, bridge)
     if args.socket is not None:
-        listeners.append(listen.unix(args.socket))
+        with _naming(args.socket):
+            listeners.append(listen.unix(args.socket))
         log.info("serving unix!%s", args.socket)
         _say_how_to_use(args.socket)
     if listeners:
@@ -161,6 +163,15 @@ async def _listen(
             await listen.serve(server, listeners, connections=connections)
 
         accepting.start_soon(accept)
+
+
+@contextmanager
+def _naming(address: str) -> Iterator[None]:
+    """Say which address it is that cannot be served: the system's own errors often do not."""
+    try:
+        yield
+    except OSError as error:
+        raise Error(f"cannot serve {address}: {error.strerror or error}") from error
 
 
 async def _serve_stdio(server: Server, bridge: Bridge) -> None:

@@ -22,7 +22,6 @@ class Limits:
 
     fids: a connection. The Linux client keeps a fid for every name that it has cached, so
     this bounds a walk over the whole tree: 1,000 directories of a dozen files and some.
-    A fid costs about 300 bytes.
 
     requests: a connection, those that wait (a read of what is not there yet). Every one is
     a task, and keeps its reply, of msize bytes at most, when the client does not read: 256

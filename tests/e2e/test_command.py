@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from py9p.client import Client, RemoteError
@@ -253,6 +254,43 @@ def test_a_model_that_was_asked_for_and_is_not_there_ends_the_bridge(tmp_path):
     )  # fmt: skip
     assert done.returncode == 1
     assert "no model called 'nosuch'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: folder / ("x" * 120),
+        lambda folder: Path("/proc/absent/9p"),
+        lambda folder: written(folder / "notes"),
+    ],
+    ids=["too long", "no such directory", "no socket"],
+)
+def test_a_socket_that_cannot_be_served_is_named_with_the_cause(tmp_path, make):
+    path = make(tmp_path)
+    done = subprocess.run(
+        [*LLAMBO, "serve", "--engine", "echo", "--socket", str(path)],
+        capture_output=True, text=True, timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"llambo: cannot serve {path}: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def written(path):
+    path.write_text("precious")
+    return path
+
+
+def test_a_tcp_port_that_is_taken_is_named(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        sockets = ["--tcp", address, "--socket", str(tmp_path / "9p")]
+        done = subprocess.run(
+            [*LLAMBO, "serve", "--engine", "echo", *sockets],
+            capture_output=True, text=True, timeout=DEADLINE, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert f"cannot serve tcp!{address.replace(':', '!')}: Address already in use" in done.stderr
 
 
 def test_a_second_bridge_on_the_same_socket_is_refused(echo):

