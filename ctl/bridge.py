@@ -22,7 +22,7 @@ from ctl.catalog import Catalog
 from ctl.replies import BridgeStatus, Status
 from ctl.session import Owner, Session, user_name
 from engine.api import Engine, EngineError, LoadOptions, ModelStatus
-from fs9p import Error
+from fs9p import Error, Server
 
 Ts = TypeVarTuple("Ts")
 
@@ -62,7 +62,8 @@ class Bridge:
         self.draining = False
         self.quit = trio.Event()
         """Set by QUIT: whoever runs the bridge ends it."""
-        self.connections: Callable[[], int] = lambda: 0
+        self.server: Server | None = None
+        """What serves the bridge's files, for the counts in `status`."""
         self.model_numbers: dict[str, int] = {}
         """A number for each model name ever listed, for the qid paths of `models/`."""
         self._loads: dict[str, tuple[str, LoadOptions]] = {}
@@ -328,13 +329,17 @@ class Bridge:
         """What `status` says. Never waits."""
         model = session.model_status()
         states = [turn.state for each in self._all_sessions() for turn in each.unfinished()]
+        server = self.server
         bridge = BridgeStatus(
             version=__version__,
             uptime=round(trio.current_time() - self._started, 3),
             sessions=len(self._mains) + len(self._sessions),
-            connections=self.connections(),
+            connections=server.connections if server else 0,
             queued=states.count("queued"),
             running=len(states) - states.count("queued"),
+            fids=server.fids if server else 0,
+            requests=server.requests if server else 0,
+            tasks=trio.lowlevel.current_statistics().tasks_living,
         )
         return Status("ok", model_message(model), session.status(), model, bridge)
 

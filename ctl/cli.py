@@ -8,16 +8,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from ctl import __version__
 from ctl.address import CommandError, is_address
 
 if TYPE_CHECKING:
     from ctl.client import Files
-
-N = TypeVar("N", int, float)
 
 _ADDRESS = "a socket's path, unix!PATH or tcp!HOST!PORT; the default socket if left out"
 
@@ -58,36 +55,10 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="serve a bridge until a signal or QUIT")
     serve.set_defaults(run=_serve)
-    serve.add_argument("--socket", metavar="PATH", help="the unix socket (default: see README)")
-    serve.add_argument("--tcp", metavar="HOST:PORT", help="serve TCP too; loopback only")
-    serve.add_argument("--insecure", action="store_true", help="allow --tcp beyond loopback")
-    serve.add_argument(
-        "--stdio", action="store_true", help="serve one client on standard input and output instead"
-    )
-    serve.add_argument(
-        "--model", metavar="PATH|NAME|none", help="load this first (default: SmolLM2)"
-    )
-    serve.add_argument(
-        "--models", metavar="DIR", action="append", default=[], help="a directory of GGUF files"
-    )
-    serve.add_argument("--engine", default="llama", metavar="llama|echo[:RATE]")
-    serve.add_argument(
-        "--session-ttl", type=_seconds, default=3600.0, metavar="SECONDS",
-        help="end sessions unused for so long (default: %(default)g)",
-    )  # fmt: skip
-    serve.add_argument(
-        "--max-sessions", type=_positive, default=256, metavar="N", help="default: %(default)s"
-    )
-    serve.add_argument(
-        "--max-answers", type=_positive, default=256, metavar="N",
-        help="answers running and waiting (default: %(default)s)",
-    )  # fmt: skip
-    serve.add_argument(
-        "--max-prompt", type=_positive, default=1 << 20, metavar="BYTES",
-        help="of one prompt or command (default: %(default)s)",
-    )  # fmt: skip
-    serve.add_argument("-v", "--verbose", action="store_true", help="log more")
-    serve.add_argument("-D", "--debug", action="store_true", help="log every 9P message")
+    if sys.argv[1:2] == ["serve"]:
+        from ctl.options import add_options
+
+        add_options(serve)
 
     dial = commands.add_parser("dial", help="relay between stdin/stdout and a bridge's socket")
     dial.set_defaults(run=_dial)
@@ -135,24 +106,6 @@ def _client_command(
     parser.set_defaults(run=run)
     parser.add_argument("words", nargs="*", metavar=words, help=f"ADDRESS: {_ADDRESS}")
     return parser
-
-
-def _seconds(text: str) -> float:
-    return _number(text, float, "a number of seconds above 0")
-
-
-def _positive(text: str) -> int:
-    return _number(text, int, "a whole number above 0")
-
-
-def _number(text: str, kind: Callable[[str], N], what: str) -> N:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = kind("0")
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-    return value
 
 
 def _split(words: list[str], most: int) -> tuple[str | None, list[str]]:

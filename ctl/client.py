@@ -30,7 +30,8 @@ class Files:
         except (ProtocolError, CodecError, EOFError, OSError) as error:
             self._client.close()
             where = address or default_socket()
-            raise CommandError(f"{where}: no 9P server answers there: {error}") from None
+            said = "" if isinstance(error, RemoteError) else "no 9P server answers there: "
+            raise CommandError(f"{where}: {said}{error}") from None
         self._client.attach(0, aname=aname)
         self._fids = itertools.count(1)
 

@@ -47,7 +47,11 @@ class SessionStatus(msgspec.Struct, frozen=True):
 
 
 class BridgeStatus(msgspec.Struct, frozen=True):
-    """``bridge`` in `Status`. uptime: seconds. queued, running: answers."""
+    """``bridge`` in `Status`.
+
+    uptime: seconds. queued, running: answers. fids: in use by all connections. requests: of 9P,
+    those that wait. tasks: of the event loop.
+    """
 
     version: str
     uptime: float
@@ -55,6 +59,9 @@ class BridgeStatus(msgspec.Struct, frozen=True):
     connections: int
     queued: int
     running: int
+    fids: int
+    requests: int
+    tasks: int
 
 
 class Status(msgspec.Struct, frozen=True):

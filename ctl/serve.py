@@ -12,24 +12,27 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import resource
 import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import TextIO, TypeAlias
 
 import trio
-from py9p.messages import Message
 
 import engine
 from ctl.address import default_socket
-from ctl.bridge import Bridge, Options
+from ctl.bridge import Bridge
 from ctl.catalog import AnyName, Catalog, default_model
 from ctl.namespace import Llambo
+from ctl.options import bridge_options, client_limits
 from engine.api import EngineError
-from fs9p import Connection, Error, Peer, Server, listen
-from fs9p.trace import format_trace
+from fs9p import Error, Limits, Recorder, Server, TextTrace, Trace, listen, peer_of_stdin
+
+Listener: TypeAlias = trio.abc.Listener[trio.SocketStream]
 
 ANSWERS = 5.0
 """Seconds that running answers get after the first signal."""
@@ -40,6 +43,9 @@ READERS = 1.0
 LAST_REPLIES = 0.05
 """Seconds for replies that are queued to leave: nothing else tells that a client has them."""
 
+DESCRIPTORS = 64
+"""Open files besides the connections: listeners, workers, what models and libraries open."""
+
 MAX_PORT = 65535
 
 log = logging.getLogger("llambo")
@@ -49,12 +55,19 @@ def run(args: argparse.Namespace) -> int:
     """Serve until a signal or QUIT; the exit status."""
     level = logging.DEBUG if args.verbose or args.debug else logging.INFO
     # Before anything changes the working directory, and outside of the event loop.
-    if args.socket is not None or not args.stdio:
-        args.socket = os.path.abspath(args.socket or default_socket())
+    args.socket = [os.path.abspath(path) for path in args.socket]
+    args.default_socket = os.path.abspath(default_socket())
     args.first = _first_model(args)
     logging.basicConfig(level=level, format="llambo: %(message)s", stream=sys.stderr)
     try:
-        trio.run(_serve, args)
+        limits = client_limits(args)
+    except ValueError as unfit:
+        log.error("%s", unfit)
+        return 2
+    _allow_descriptors(limits.connections + DESCRIPTORS)
+    try:
+        with _trace_file(args.trace) as trace:
+            trio.run(_serve, args, limits, trace)
     except BaseExceptionGroup as group:
         known, unknown = group.split((EngineError, Error, OSError))
         if unknown is not None:
@@ -80,11 +93,34 @@ def _text(error: BaseException) -> str:
     return str(error)
 
 
-async def _serve(args: argparse.Namespace) -> None:
+def _allow_descriptors(needed: int) -> None:
+    """Raise the soft limit of open files as far as the connections allowed need it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        log.warning("at most %d files may be open: too few for --max-connections", hard)
+        needed = hard
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+@contextmanager
+def _trace_file(path: str | None) -> Iterator[TextIO | None]:
+    """The file of ``--trace``, for its owner only: prompts and answers are in it."""
+    if path is None:
+        yield None
+        return
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    with open(path, "w", opener=lambda name, _: os.open(name, flags, 0o600)) as file:
+        yield file
+
+
+async def _serve(args: argparse.Namespace, limits: Limits, trace: TextIO | None) -> None:
+    traces: list[Trace] = [TextTrace(log.debug)] if args.debug else []
+    if trace is not None:
+        traces.append(Recorder(trace))
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with _bridge(args) as bridge:
-            server = Server(Llambo(bridge), trace=_trace if args.debug else None)
-            bridge.connections = lambda: server.connections
+            bridge.server = server = Server(Llambo(bridge), limits=limits, traces=traces)
             async with trio.open_nursery() as connections:
                 connections.start_soon(_take_signals, signals, bridge, connections.cancel_scope)
                 async with trio.open_nursery() as accepting:
@@ -101,12 +137,6 @@ async def _serve(args: argparse.Namespace) -> None:
 
 @asynccontextmanager
 async def _bridge(args: argparse.Namespace) -> AsyncIterator[Bridge]:
-    options = Options(
-        session_ttl=args.session_ttl,
-        max_sessions=args.max_sessions,
-        max_answers=args.max_answers,
-        max_prompt=args.max_prompt,
-    )
     folders = [Path(folder) for folder in args.models]
     for folder in folders:
         if not folder.is_dir():
@@ -119,7 +149,7 @@ async def _bridge(args: argparse.Namespace) -> AsyncIterator[Bridge]:
         else Catalog(folders, [] if model is None else [model])
     )
     async with engine.create(args.engine) as inference:
-        bridge = Bridge(inference, catalog, options)
+        bridge = Bridge(inference, catalog, bridge_options(args))
         async with bridge.running():
             yield bridge
 
@@ -142,27 +172,46 @@ async def _listen(
     accepting: trio.Nursery,
 ) -> None:
     """Begin to serve where the options say, and say where that is."""
-    listeners: list[trio.abc.Listener[trio.SocketStream]] = []
-    if args.tcp is not None:
-        host, _, port = args.tcp.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > MAX_PORT:
-            raise Error(f"--tcp {args.tcp}: it takes HOST:PORT")
-        with _naming(f"tcp!{host}!{port}"):
-            listeners += await listen.tcp(host.strip("[]"), int(port), insecure=args.insecure)
-        log.info("serving tcp!%s!%s", host, port)
+    listeners = await _open_listeners(args)
+    for listener in listeners:
+        log.info("serving %s", listen.address_of(listener))
     if args.stdio:
         connections.start_soon(_serve_stdio, server, bridge)
-    if args.socket is not None:
-        with _naming(args.socket):
-            listeners.append(listen.unix(args.socket))
-        log.info("serving unix!%s", args.socket)
-        _say_how_to_use(args.socket)
+    for listener in listeners:
+        if isinstance(listener, listen.UnixListener):
+            _say_how_to_use(str(listener.path))
+            break
     if listeners:
 
         async def accept() -> None:
             await listen.serve(server, listeners, connections=connections)
 
         accepting.start_soon(accept)
+
+
+async def _open_listeners(args: argparse.Namespace) -> list[Listener]:
+    """All or none. Raises `Error`, naming the address that cannot be served."""
+    listeners: list[Listener] = []
+    try:
+        with _naming("a socket that was passed"):
+            listeners += listen.inherited(insecure=args.insecure)
+        passed = bool(listeners)
+        for address in args.tcp:
+            host, _, port = address.rpartition(":")
+            if not host or not port.isdecimal() or int(port) > MAX_PORT:
+                raise Error(f"--tcp {address}: it takes HOST:PORT")
+            with _naming(f"tcp!{host}!{port}"):
+                listeners += await listen.tcp(host.strip("[]"), int(port), insecure=args.insecure)
+        if not (args.socket or args.stdio or passed):
+            args.socket = [args.default_socket]
+        for path in args.socket:
+            with _naming(path):
+                listeners.append(listen.unix(path, mode=args.socket_mode, group=args.socket_group))
+    except BaseException:
+        for listener in listeners:
+            await trio.aclose_forcefully(listener)
+        raise
+    return listeners
 
 
 @contextmanager
@@ -175,8 +224,9 @@ def _naming(address: str) -> Iterator[None]:
 
 
 async def _serve_stdio(server: Server, bridge: Bridge) -> None:
-    # Who started this process is who speaks to it. When he hangs up, it has nothing left to do.
-    await server.serve(listen.stdio(), peer=Peer(os.getuid(), os.getgid(), os.getppid()))
+    peer = peer_of_stdin()
+    # When he hangs up, there is nothing left to do.
+    await server.serve(listen.stdio(), peer=peer)
     bridge.quit.set()
 
 
@@ -215,7 +265,3 @@ async def _load_first(bridge: Bridge, args: argparse.Namespace) -> None:
             if args.model is not None:
                 raise
             log.error("serving without a model: %s", error)
-
-
-def _trace(connection: Connection, direction: str, message: Message) -> None:
-    log.debug("%s", format_trace(connection, direction, message))

@@ -41,9 +41,10 @@ from fs9p.node import (
     Text,
     Tree,
 )
-from fs9p.peer import Peer, peer_of
+from fs9p.peer import Peer, peer_of, peer_of_stdin
+from fs9p.record import Record, Recorder, read_records
 from fs9p.server import Server
-from fs9p.trace import format_message, format_trace
+from fs9p.trace import TextTrace, Trace, format_message
 from fs9p.wire import UnknownType, decode, encode
 
 __all__ = [
@@ -60,10 +61,14 @@ __all__ = [
     "Limits",
     "Node",
     "Peer",
+    "Record",
+    "Recorder",
     "Reply",
     "Server",
     "Snapshot",
     "Text",
+    "TextTrace",
+    "Trace",
     "Tree",
     "UnknownType",
     "WireError",
@@ -72,7 +77,8 @@ __all__ = [
     "encode",
     "encode_dir",
     "format_message",
-    "format_trace",
     "listen",
     "peer_of",
+    "peer_of_stdin",
+    "read_records",
 ]

@@ -24,6 +24,9 @@ What ends a connection, and only that one: a size field out of range, a message 
 cannot be decoded, an R-message, and a tag used again while its request is outstanding.
 After each of them it is not known any more which reply belongs to what. A whole frame of
 an unknown type is merely answered with an Rerror, and so is any bug in a node's code.
+Two more ends come from the server's limits: no Tversion in time, and a long idleness when
+the place is needed. Those are told by an Rerror without a tag, which is what a client
+that asks just then will find.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
+from py9p.constants import NOTAG
 from py9p.messages import Message, Rerror, Rflush, Rversion, Tclunk, Tflush, Tremove, Tversion
 
 from fs9p.errors import INTERNAL, MAX_ENAME, NO_VERSION, Error
@@ -104,6 +108,19 @@ class Connection:
         self._queued = 0
         self._sending = False
         self._sent = trio.lowlevel.ParkingLot()
+        self._listening = trio.CancelScope()
+        self._reason = ""
+        self._heard = 0.0
+
+    @property
+    def fids(self) -> int:
+        """How many fids are in use."""
+        return self._session.fids if self._session else 0
+
+    @property
+    def requests(self) -> int:
+        """How many requests wait."""
+        return self._running
 
     @property
     def dialect(self) -> Dialect:
@@ -115,10 +132,30 @@ class Connection:
         """The largest message agreed on (bytes); the server's limit before the first Tversion."""
         return self._framer.msize
 
+    def overdue(self) -> float:
+        """For how many seconds it has been idle beyond what it is granted (`Limits`)."""
+        limits = self._server.limits
+        granted = limits.idle_timeout if self.fids else limits.version_timeout
+        return 0.0 if self._running else trio.current_time() - self._heard - granted
+
+    def hang_up(self, reason: str) -> None:
+        """End the connection, with an Rerror that says why if the client is reading."""
+        self._reason = reason
+        if self._sending:
+            self._nursery.cancel_scope.cancel()
+        else:
+            self._listening.cancel()
+
     async def run(self) -> None:
         """Serve the connection until its end, and leave nothing of it behind."""
         fs = self._server.fs
+        self._heard = trio.current_time()
+        timeout = self._server.limits.version_timeout
+        self._listening.deadline = self._heard + timeout
+        self._reason = f"invalid: no Tversion within {timeout:g} s"
         try:
+            for trace in self._server.traces:
+                trace.connected(self)
             fs.connected(self)
             try:
                 async with trio.open_nursery() as self._nursery:
@@ -127,6 +164,8 @@ class Connection:
             finally:
                 self._end_session()
                 fs.disconnected(self)
+                for trace in self._server.traces:
+                    trace.disconnected(self)
         except Exception:
             log.exception("connection %d: ended by a bug", self.number)
         finally:
@@ -135,13 +174,19 @@ class Connection:
     async def _receive(self) -> None:
         with suppress(*_LOST):
             try:
-                while chunk := await self._stream.receive_some():
-                    self._framer.feed(chunk)
-                    await self._carry_out()
-            except WireError as error:
-                log.warning("connection %d: hanging up: %s", self.number, error)
-                with trio.move_on_after(_FAREWELL):
-                    await self._drain()
+                with self._listening:
+                    while chunk := await self._stream.receive_some():
+                        self._heard = trio.current_time()
+                        self._framer.feed(chunk)
+                        await self._carry_out()
+                    return
+                self._reply(self._rerror(Error(self._reason), NOTAG))
+                error = self._reason
+            except WireError as caught:
+                error = str(caught)
+            log.warning("connection %d: hanging up: %s", self.number, error)
+            with trio.move_on_after(_FAREWELL):
+                await self._drain()
 
     async def _carry_out(self) -> None:
         """Carry out the whole frames of a chunk, and send what they and others replied."""
@@ -155,15 +200,19 @@ class Connection:
         await self._drain()
 
     async def _message(self, frame: bytes | bytearray) -> None:
-        if frame[4] % 2:
-            raise WireError(f"a client sent an R-message, type {frame[4]}")
+        message: Message | None = None
         try:
+            if frame[4] % 2:
+                raise WireError(f"a client sent an R-message, type {frame[4]}")
             message = decode(frame, self.dialect)
         except UnknownType as error:
-            self._reply(self._rerror(Error(f"invalid message: {error}"), error.tag))
+            unknown = error
+        finally:
+            for trace in self._server.traces:
+                trace.message(self, "<-", frame, message)
+        if message is None:
+            self._reply(self._rerror(Error(f"invalid message: {unknown}"), unknown.tag))
             return
-        if self._server.trace is not None:
-            self._server.trace(self, "<-", message)
         if isinstance(message, Tversion):
             await self._tversion(message)
         else:
@@ -250,6 +299,7 @@ class Connection:
             self._reply(Rversion(msize, "unknown", m.tag))
             return
         self._framer.msize = msize
+        self._listening.deadline = float("inf")
         self._session = Session(
             self._server.fs, self, dialect=dialect, msize=msize, fids=limits.fids
         )
@@ -283,8 +333,8 @@ class Connection:
         except WireError as error:
             message = self._failure(error, message.tag)
             frame = encode(message, self.dialect)
-        if self._server.trace is not None:
-            self._server.trace(self, "->", message)
+        for trace in self._server.traces:
+            trace.message(self, "->", frame, message)
         self._queue.append(frame)
         self._queued += len(frame)
 

@@ -30,15 +30,27 @@ class Limits:
 
     connections: all listeners together. The soft limit of open files is 1,024 on most
     systems, and a few are needed besides.
+
+    version_timeout: seconds that a client has for its first Tversion. Clients send it at
+    once; nginx gives a request's header 60 s, and sshd a login 120 s.
+
+    idle_timeout: seconds after which a connection that asks for nothing may lose its place
+    to a new one, the longest idle first; with places left it is kept for ever, as a mount
+    is idle most of its life and does not come back by itself. One with nothing attached
+    may lose it after ``version_timeout``.
     """
 
     msize: int = (128 << 10) + IOHDRSZ
     fids: int = 16384
     requests: int = 256
     connections: int = 1000
+    version_timeout: float = 30.0
+    idle_timeout: float = 3600.0
 
     def __post_init__(self) -> None:
         if not SMALLEST_MSIZE <= self.msize <= LARGEST_MSIZE:
             raise ValueError(f"msize must be from {SMALLEST_MSIZE} to {LARGEST_MSIZE} bytes")
         if min(self.fids, self.requests, self.connections) < 1:
             raise ValueError("a limit must be at least 1")
+        if min(self.version_timeout, self.idle_timeout) <= 0:
+            raise ValueError("a timeout must be more than 0 seconds")

@@ -1,4 +1,4 @@
-"""Where connections come from: unix sockets, TCP, standard input and output.
+"""Where connections come from: unix sockets, TCP, sockets that were inherited, standard input.
 
 Knows streams and what the operating system says of them; no 9P message may come in here,
 but for the one that turns a connection away.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import grp
 import ipaddress
 import logging
 import os
@@ -32,6 +33,12 @@ _BACKLOG = 128
 _FAREWELL = 1.0
 """Seconds that a client turned away has to take note of it."""
 
+_FIRST_INHERITED = 3
+"""SD_LISTEN_FDS_START of sd_listen_fds(3)."""
+
+_NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""What binding ::1 raises where IPv6 is switched off."""
+
 log = logging.getLogger("fs9p")
 
 
@@ -55,14 +62,20 @@ class UnixListener(trio.abc.Listener[trio.SocketStream]):
         await self._listener.aclose()
 
 
-def unix(path: str | os.PathLike[str]) -> UnixListener:
-    """Listen on a unix socket that only this user can connect to.
+def unix(
+    path: str | os.PathLike[str], *, mode: int = 0o600, group: str | int | None = None
+) -> UnixListener:
+    """Listen on a unix socket that, unless ``mode`` says otherwise, only this user can connect to.
 
-    Missing parent directories are made, for this user only. The socket of a dead server is
-    replaced. Raises `OSError`, with a text for the user: PermissionError if the directory
-    belongs to somebody else, FileExistsError if the file is no socket, EADDRINUSE if a
-    server lives there.
+    mode: the permission bits of the socket; connecting takes write permission (unix(7)).
+    group: its group, by name or number, one that this process may give it to. Missing parent
+    directories are made, for this user only. The socket of a dead server is replaced.
+
+    Raises `OSError`, with a text for the user: PermissionError if the directory belongs to
+    somebody else or the group may not be given, FileExistsError if the file is no socket,
+    EADDRINUSE if a server lives there, EINVAL if there is no such group.
     """
+    gid = None if group is None else _gid(group)
     path = Path(os.path.abspath(path))
     _make_private(path.parent)
     if path.parent.stat().st_uid != os.geteuid():
@@ -76,8 +89,14 @@ def unix(path: str | os.PathLike[str]) -> UnixListener:
             sock.bind(os.fspath(path))
             # Nobody can connect before listen(), so there is no moment at which the mode
             # that the umask left matters.
-            path.chmod(0o600)
-            sock.listen(_BACKLOG)
+            try:
+                if gid is not None:
+                    os.chown(path, -1, gid)
+                path.chmod(mode)
+                sock.listen(_BACKLOG)
+            except BaseException:
+                path.unlink()
+                raise
         sock.setblocking(False)
         return UnixListener(path, trio.SocketListener(trio.socket.from_stdlib_socket(sock)))
     except BaseException:
@@ -86,27 +105,74 @@ def unix(path: str | os.PathLike[str]) -> UnixListener:
 
 
 async def tcp(host: str, port: int, *, insecure: bool = False) -> list[trio.SocketListener]:
-    """Listen on a TCP port, at every address that ``host`` has.
+    """Listen on a TCP port, at every address that ``host`` has and this machine can bind.
 
-    There is no authentication over TCP: an address that is not a loopback address raises
-    PermissionError, unless ``insecure``. Other failures raise `OSError`.
+    port: 0 takes any that is free, the same for all addresses. There is no authentication
+    over TCP: an address that is not a loopback address raises PermissionError, unless
+    ``insecure``. Other failures raise `OSError`.
     """
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [str(sockaddr[0]) for *_, sockaddr in found]
-    for address in addresses:
-        if not insecure and not ipaddress.ip_address(address).is_loopback:
-            raise PermissionError(
-                errno.EPERM, "not a loopback address: anybody could connect", address
-            )
+    if not insecure:
+        _check_loopback(addresses)
     listeners: list[trio.SocketListener] = []
     try:
         for address in addresses:
-            listeners += await trio.open_tcp_listeners(port, host=address, backlog=_BACKLOG)
+            try:
+                listeners += await trio.open_tcp_listeners(port, host=address, backlog=_BACKLOG)
+            except OSError as error:
+                # `localhost` has ::1 in /etc/hosts where IPv6 is switched off.
+                nothing = address == addresses[-1] and not listeners
+                if error.errno not in _NO_SUCH_ADDRESS or nothing:
+                    raise
+            else:
+                port = port or listeners[0].socket.getsockname()[1]
+                _keep_alive(listeners[-1])
     except BaseException:
         for listener in listeners:
             listener.socket.close()
         raise
     return listeners
+
+
+def inherited(*, insecure: bool = False) -> list[trio.SocketListener]:
+    """The listening sockets that systemd passed to this process, none without it.
+
+    Source: sd_listen_fds(3). Takes them out of the environment, so that no child believes
+    they are its own. Raises `OSError` for a socket that is not a listening stream socket,
+    and PermissionError as `tcp` does.
+    """
+    environ = os.environ
+    pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return []
+    listeners = []
+    for fd in range(_FIRST_INHERITED, _FIRST_INHERITED + int(count)):
+        os.set_inheritable(fd, False)
+        sock = socket.socket(fileno=fd)
+        if sock.type != socket.SOCK_STREAM or not sock.getsockopt(
+            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+        ):
+            raise OSError(errno.EINVAL, "not a listening stream socket", f"descriptor {fd}")
+        if sock.family != socket.AF_UNIX and not insecure:
+            _check_loopback([sock.getsockname()[0]])
+        sock.setblocking(False)
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+        _keep_alive(listener)
+        listeners.append(listener)
+    return listeners
+
+
+def address_of(listener: trio.abc.Listener[trio.SocketStream]) -> str:
+    """Where a listener listens, as dial(3) spells it: ``unix!PATH`` or ``tcp!HOST!PORT``."""
+    if isinstance(listener, UnixListener):
+        return f"unix!{listener.path}"
+    assert isinstance(listener, trio.SocketListener)
+    name = listener.socket.getsockname()
+    if listener.socket.family == socket.AF_UNIX:
+        return f"unix!{os.fsdecode(name)}"
+    return f"tcp!{name[0]}!{name[1]}"
 
 
 def stdio() -> trio.StapledStream[trio.lowlevel.FdStream, trio.lowlevel.FdStream]:
@@ -133,16 +199,17 @@ async def serve(
     """Serve every connection that the listeners accept, until cancelled; then close those.
 
     connections: the nursery in which connections are served. With one given, cancelling
-    this function only stops the accepting. Beyond the limit of connections a client is
-    told so in reply to its Tversion. When the process runs out of descriptors, accepting
-    pauses and goes on (`trio.serve_listeners`).
+    this function only stops the accepting. Beyond the limit of connections the one idle
+    longest makes room, and where none is idle a client is told so in reply to its Tversion.
+    When the process runs out of descriptors, accepting pauses and goes on
+    (`trio.serve_listeners`).
     """
 
     async def handler(stream: trio.SocketStream) -> None:
-        if server.connections >= server.limits.connections:
-            await _turn_away(stream, server.limits.connections)
-        else:
+        if server.make_room():
             await server.serve(stream, peer=peer_of(stream))
+        else:
+            await _turn_away(stream, server.limits.connections)
 
     await trio.serve_listeners(
         handler, list(listeners), handler_nursery=connections, task_status=task_status
@@ -160,6 +227,29 @@ async def _turn_away(stream: trio.SocketStream, limit: int) -> None:
         await stream.send_eof()
         while await stream.receive_some():
             pass
+
+
+def _gid(group: str | int) -> int:
+    if isinstance(group, int):
+        return group
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise OSError(errno.EINVAL, "there is no such group", group) from None
+
+
+def _check_loopback(addresses: Sequence[str]) -> None:
+    for address in addresses:
+        if not ipaddress.ip_address(address).is_loopback:
+            raise PermissionError(
+                errno.EPERM, "not a loopback address: anybody could connect", address
+            )
+
+
+def _keep_alive(listener: trio.SocketListener) -> None:
+    """Notice a machine at the other end that has gone; accepted sockets inherit this (tcp(7))."""
+    if listener.socket.family != socket.AF_UNIX:
+        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def _make_private(directory: Path) -> None:

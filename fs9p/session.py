@@ -53,7 +53,7 @@ from fs9p.errors import Error
 from fs9p.fid import Attached, Fid, Listing, Place
 from fs9p.fields import encode_dir
 from fs9p.messages import NOUID, Dialect, DirU, TattachU, TauthU, TcreateU
-from fs9p.node import Attach, Directory, File, FileSystem, Handle, Reply
+from fs9p.node import Attach, Directory, File, FileSystem, Handle, Node, Reply
 from fs9p.permissions import judge_open, judge_wstat
 
 if TYPE_CHECKING:
@@ -92,6 +92,11 @@ class Session:
         self._iounit = msize - IOHDRSZ
         self._limit = fids
         self._fids: dict[int, Fid] = {}
+
+    @property
+    def fids(self) -> int:
+        """How many fids are in use."""
+        return len(self._fids)
 
     def answer(self, message: Message) -> Answer:
         """Carry out a T-message, any but Tversion and Tflush.
@@ -170,22 +175,39 @@ class Session:
         else:
             assert isinstance(node, File)
             handle = node.open(m.mode)
+        truncating: Reply[None] = None
+        if isinstance(handle, Handle):
+            truncating = self._truncate(m, node, handle)
+            if truncating is None:
+                fid.mode, fid.handle = m.mode, handle
+                return Ropen(node.qid, 0, m.tag)
         fid.mode = m.mode
-        if isinstance(handle, Handle) and not m.mode & OpenMode.OTRUNC:
-            fid.handle = handle
-            return Ropen(node.qid, 0, m.tag)
         fid.in_progress += 1
-        return self._open_later(m, fid, handle)
+        return self._open_later(m, fid, handle, truncating)
 
-    async def _open_later(self, m: Topen, fid: Fid, opening: Reply[Handle]) -> Message:
+    def _truncate(self, m: Topen, node: Node, handle: Handle) -> Reply[None]:
+        """What OTRUNC asks for. An open that fails here closes its handle."""
+        if not (m.mode & OpenMode.OTRUNC and isinstance(node, File)):
+            return None
+        try:
+            return node.truncate()
+        except BaseException:
+            self._call(handle.close)
+            raise
+
+    async def _open_later(
+        self, m: Topen, fid: Fid, opening: Reply[Handle], truncating: Reply[None]
+    ) -> Message:
         node = fid.place.node
         try:
-            handle = opening if isinstance(opening, Handle) else await opening
-            if m.mode & OpenMode.OTRUNC and isinstance(node, File):
+            if isinstance(opening, Handle):
+                handle = opening
+            else:
+                handle = await opening
+                truncating = self._truncate(m, node, handle)
+            if truncating is not None:
                 try:
-                    truncating = node.truncate()
-                    if truncating is not None:
-                        await truncating
+                    await truncating
                 except BaseException:
                     self._call(handle.close)
                     raise

@@ -1,9 +1,9 @@
-"""Messages as text, as plan9port's ``chatty9p`` and ``%F`` of fcallfmt(3) print them.
+"""Being told of every message, and messages as text.
 
-Only formatting: where the lines go is the caller's business. Two things differ. Data with
-tabs and newlines counts as printable: fcallfmt has escapes for them which its own test
-keeps it from reaching, and every reply of a JSON file would be hex. And what 9P2000.u
-adds comes at the end of the line.
+The text is that of plan9port's ``chatty9p`` and of ``%F`` of fcallfmt(3). Two things
+differ. Data with tabs and newlines counts as printable: fcallfmt has escapes for them
+which its own test keeps it from reaching, and every reply of a JSON file would be hex. And
+what 9P2000.u adds comes at the end of the line.
 """
 
 from __future__ import annotations
@@ -51,14 +51,54 @@ _DUMPED = 64
 """Bytes of data shown (DUMPL)."""
 
 
-def format_trace(connection: Connection, direction: str, message: Message) -> str:
-    """One line of ``chatty9p`` without its newline: ``<-3- Tclunk tag 1 fid 2``.
+class Trace:
+    """Is told what goes over the wire: implement what you want to know."""
 
-    The number is the connection's. Takes what the ``trace`` of a `fs9p.Server` is given.
+    def connected(self, connection: Connection) -> None:
+        """A connection begins."""
+
+    def message(
+        self,
+        connection: Connection,
+        direction: str,
+        frame: bytes | bytearray,
+        message: Message | None,
+    ) -> None:
+        """A frame was received, ``"<-"``, or is about to be sent, ``"->"``.
+
+        message: what it says; None where that cannot be told (an unknown type, a malformed
+        one).
+        """
+
+    def disconnected(self, connection: Connection) -> None:
+        """A connection has ended."""
+
+
+class TextTrace(Trace):
+    """A line of ``chatty9p`` for each message: ``<-3- Tclunk tag 1 fid 2``.
+
+    The number is the connection's. write: takes a line without its newline.
     """
-    number = connection.number
-    mark = f"<-{number}-" if direction == "<-" else f"-{number}->"
-    return f"{mark} {format_message(message)}"
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+
+    def message(
+        self,
+        connection: Connection,
+        direction: str,
+        frame: bytes | bytearray,
+        message: Message | None,
+    ) -> None:
+        """Write its line."""
+        number = connection.number
+        mark = f"<-{number}-" if direction == "<-" else f"-{number}->"
+        if message is None:
+            text = f"type {frame[4]} tag {int.from_bytes(frame[5:7], 'little')}"
+            text += f" {_data(bytes(frame[7:]))}"
+        else:
+            text = format_message(message)
+        self._write(f"{mark} {text}")
 
 
 def format_message(message: Message) -> str:

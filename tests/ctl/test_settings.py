@@ -188,6 +188,9 @@ async def test_status_is_json_with_its_keys_in_order(client):
         "connections",
         "queued",
         "running",
+        "fids",
+        "requests",
+        "tasks",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -50,6 +51,10 @@ class Bridge:
             assert time.monotonic() < end, self.log.read_text()
             select.select([], [], [], 0.02)  # leaves the processor to the other process
         return result
+
+    def tcp(self):
+        """The first address of `--tcp HOST:0`, as it was logged."""
+        return re.search(r"serving (tcp!\S+)", self.log.read_text())[1]
 
     def files(self, aname=""):
         return Files(self.socket, aname)

@@ -189,6 +189,91 @@ async def test_accepting_can_stop_while_connections_go_on(world, path, nursery):
         assert (await client.rpc(Tstat(0))).stat.name == "/"
 
 
+async def test_localhost_is_served_at_every_address_under_one_port(world, nursery):
+    listeners = await listen.tcp("localhost", 0)
+    nursery.start_soon(listen.serve, Server(world), listeners)
+    names = [listener.socket.getsockname() for listener in listeners]
+    assert len({name[1] for name in names}) == 1
+    for host, port, *_ in names:
+        async with Client(await trio.open_tcp_stream(host, port), world) as client:
+            await client.version()
+
+
+async def test_an_address_that_cannot_be_bound_is_left_out_where_another_can(monkeypatch):
+    open_listeners, addresses = trio.open_tcp_listeners, trio.socket.getaddrinfo
+
+    async def without_ipv6(port, *, host, backlog):
+        if ":" in host:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        return await open_listeners(port, host=host, backlog=backlog)
+
+    async def both(host, port, **options):
+        hosts = ["::1", "127.0.0.1"] if host == "localhost" else [host]
+        return [each for host in hosts for each in await addresses(host, port, **options)]
+
+    monkeypatch.setattr(trio, "open_tcp_listeners", without_ipv6)
+    monkeypatch.setattr(trio.socket, "getaddrinfo", both)
+    (listener,) = await listen.tcp("localhost", 0)
+    async with listener:
+        assert listener.socket.getsockname()[0] == "127.0.0.1"
+
+
+async def test_an_address_that_cannot_be_bound_is_an_error_where_no_other_can():
+    with pytest.raises(OSError, match="assign requested address"):
+        await listen.tcp("192.0.2.1", 0, insecure=True)
+
+
+async def test_ipv6_is_served(world, nursery):
+    listeners = await listen.tcp("::1", 0)
+    nursery.start_soon(listen.serve, Server(world), listeners)
+    stream = await trio.open_tcp_stream("::1", listeners[0].socket.getsockname()[1])
+    async with Client(stream, world) as client:
+        await client.version()
+        await client.attach()
+
+
+async def test_tcp_notices_machines_that_have_gone(world, nursery):
+    listeners = await listen.tcp("127.0.0.1", 0)
+    async with (
+        listeners[0] as listener,
+        await trio.open_tcp_stream(*listener.socket.getsockname()),
+        await listener.accept() as accepted,
+    ):
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+async def test_the_mode_and_group_of_a_unix_socket_can_be_set(path):
+    group = 54321 if os.getuid() == 0 else os.getgid()
+    async with listen.unix(path, mode=0o660, group=group):
+        assert mode_of(path) == 0o660
+        assert path.stat().st_gid == group
+
+
+async def test_a_group_that_does_not_exist_is_named(path):
+    with pytest.raises(OSError, match="there is no such group: 'nosuch'"):
+        listen.unix(path, group="nosuch")
+    assert not path.exists()
+
+
+async def test_a_group_that_may_not_be_given_leaves_no_socket(path, monkeypatch):
+    def chown(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", chown)
+    with pytest.raises(PermissionError):
+        listen.unix(path, group=0)
+    assert not path.exists()
+
+
+async def test_a_listener_says_its_address(path):
+    async with listen.unix(path) as listener:
+        assert listen.address_of(listener) == f"unix!{path}"
+    (listener,) = await listen.tcp("127.0.0.1", 0)
+    async with listener:
+        port = listener.socket.getsockname()[1]
+        assert listen.address_of(listener) == f"tcp!127.0.0.1!{port}"
+
+
 @pytest.fixture
 async def full_server(world, path, nursery):
     """A server of one connection, and a client that has it."""

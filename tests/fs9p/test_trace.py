@@ -36,7 +36,7 @@ from py9p.messages import (
     Twstat,
 )
 
-from fs9p import format_message, format_trace
+from fs9p import TextTrace, format_message
 from fs9p.messages import RerrorU, TattachU, TauthU, TcreateU
 from fs9p.permissions import DONT_TOUCH
 
@@ -106,7 +106,7 @@ def test_format(message, text):
 
 async def test_a_server_traces_every_message_in_its_order(serve):
     lines = []
-    client = serve(trace=lambda *traced: lines.append(format_trace(*traced)))()
+    client = serve(traces=[TextTrace(lines.append)])()
     await client.version()
     await client.send(Tattach(0, "glenda", tag=1), Tclunk(9, tag=2), Tflush(1, tag=3))
     for _ in range(3):
@@ -121,3 +121,22 @@ async def test_a_server_traces_every_message_in_its_order(serve):
         "<-1- Tflush tag 3 oldtag 1",
         "-1-> Rflush tag 3",
     ]
+
+
+async def test_a_frame_that_says_nothing_known_is_traced_by_its_type_and_bytes(serve):
+    lines = []
+    client = serve(traces=[TextTrace(lines.append)])()
+    await client.stream.send_all(bytes.fromhex("0b00000062 0700 01020304"))
+    await client.receive()
+    assert lines == [
+        "<-1- type 98 tag 7 '01020304'",
+        "-1-> Rerror tag 7 ename invalid message: unknown message type 98",
+    ]
+
+
+async def test_a_malformed_frame_is_traced_before_it_ends_the_connection(serve):
+    lines = []
+    client = serve(traces=[TextTrace(lines.append)])()
+    await client.stream.send_all(bytes.fromhex("0700000078 0100"))
+    assert await client.receive() is None
+    assert lines == ["<-1- type 120 tag 1 ''"]

@@ -1,0 +1,246 @@
+"""Several listeners, sockets that are inherited, limits and recordings, as options of `serve`."""
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+
+import psutil
+import pytest
+from py9p.client import RemoteError
+
+from ctl.client import Files
+from fs9p import read_records
+from tests.e2e.conftest import DEADLINE, LLAMBO, ask
+
+ECHO = ["--engine", "echo"]
+
+
+def refused(*options):
+    """What a `serve` that does not start says."""
+    done = subprocess.run(
+        [*LLAMBO, "serve", *ECHO, *options],
+        capture_output=True, text=True, timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    assert done.returncode
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_all_sockets_lead_into_one_bridge(serve, tmp_path):
+    more = [str(tmp_path / name) for name in ("second", "third")]
+    bridge = serve(*ECHO, "--socket", more[0], "--socket", more[1], "--tcp", "127.0.0.1:0")
+    with bridge.files("talk") as files:
+        assert ask(files, "said on the first") == "said on the first"
+    for path in more:
+        with Files(path, "talk") as files:
+            assert files.read("output") == b"said on the first"
+    with Files(bridge.tcp()) as files:
+        assert json.loads(files.read("status"))["bridge"]["sessions"] >= 2
+
+
+def test_an_end_removes_every_socket(serve, tmp_path):
+    second = tmp_path / "second"
+    bridge = serve(*ECHO, "--socket", str(second))
+    bridge.stop()
+    assert not second.exists()
+    assert not os.path.exists(bridge.socket)
+
+
+def test_where_one_socket_cannot_be_served_none_is_left_behind(tmp_path):
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    bad.write_text("precious")
+    assert f"cannot serve {bad}" in refused("--socket", str(good), "--socket", str(bad))
+    assert not good.exists()
+
+
+def test_ipv6_works_from_serve_to_dial(serve):
+    bridge = serve(*ECHO, "--tcp", "[::1]:0")
+    assert bridge.tcp().startswith("tcp!::1!")
+    assert bridge.run("ask", bridge.tcp(), "over ipv6").stdout == "over ipv6\n"
+
+
+def test_localhost_is_served(serve):
+    bridge = serve(*ECHO, "--tcp", "localhost:0")
+    port = bridge.tcp().rpartition("!")[2]
+    assert bridge.run("ask", f"tcp!localhost!{port}", "hello").stdout == "hello\n"
+
+
+def test_the_mode_of_the_socket_is_an_option(serve):
+    assert os.stat(serve(*ECHO, "--socket-mode", "660").socket).st_mode & 0o777 == 0o660
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give a socket to any group")
+def test_the_group_of_the_socket_is_an_option(serve):
+    assert os.stat(serve(*ECHO, "--socket-group", "daemon").socket).st_gid == 1
+
+
+def test_the_default_socket_is_where_plan9port_looks(tmp_path):
+    environment = {**os.environ, "NAMESPACE": str(tmp_path)}
+    environment.pop("LLAMBO_SOCKET", None)
+    with subprocess.Popen(
+        [*LLAMBO, "serve", *ECHO], env=environment, stderr=subprocess.PIPE, text=True
+    ) as bridge:
+        try:
+            assert bridge.stderr.readline() == f"llambo: serving unix!{tmp_path}/llm\n"
+        finally:
+            bridge.terminate()
+            bridge.communicate(timeout=DEADLINE)
+
+
+PASS = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_a_socket_that_systemd_passes_is_served_instead_of_the_default_one(tmp_path):
+    path = str(tmp_path / "passed")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+        sock.listen()
+        command = [sys.executable, "-c", PASS, str(sock.fileno()), *LLAMBO, "serve", *ECHO]
+        bridge = subprocess.Popen(
+            command, pass_fds=[sock.fileno()], stderr=subprocess.PIPE, text=True
+        )
+        with bridge:
+            with Files(path) as files:
+                assert ask(files, "hello") == "hello"
+            bridge.terminate()
+            log = bridge.communicate(timeout=DEADLINE)[1]
+    assert bridge.returncode == 0
+    assert [line for line in log.splitlines() if "serving" in line] == [
+        f"llambo: serving unix!{path}"
+    ]
+    assert os.path.exists(path)
+
+
+def test_a_tcp_client_of_inetd_is_nobody_to_the_bridge():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+        bridge = subprocess.Popen(
+            [*LLAMBO, "serve", "--stdio", *ECHO],
+            stdin=accepted, stdout=accepted, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        accepted.close()
+    with client, bridge:
+        relay = f"tcp!127.0.0.1!{client.getsockname()[1]}"
+        files = over(client, relay)
+        with pytest.raises(RemoteError, match="permission denied"):
+            files.write("ctl", b"QUIT")
+        client.shutdown(socket.SHUT_RDWR)
+        assert bridge.wait(DEADLINE) == 0
+
+
+def over(sock, address):
+    """Files over a connection that is there already."""
+    files = Files.__new__(Files)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ctl.client.connect", lambda _: sock)
+        files.__init__(address)
+    return files
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--msize", "100"], "msize must be from 256 to 1048600 bytes"),
+        (["--msize", "x"], "'x' is not a whole number above 0"),
+        (["--max-fids", "0"], "'0' is not a whole number above 0"),
+        (["--version-timeout", "-1"], "'-1' is not a number of seconds above 0"),
+        (["--socket-mode", "9"], "'9' is not a mode such as 660"),
+        (["--socket-group", "nosuch", "--socket", "{}/9p"], "there is no such group"),
+        (["--tcp", "nowhere"], "--tcp nowhere: it takes HOST:PORT"),
+    ],
+)
+def test_an_option_out_of_range_is_refused_in_words(options, said, tmp_path):
+    assert said in refused(*(option.format(tmp_path) for option in options))
+
+
+def placed(bridge):
+    """A client, once there is a place: those that were there before leave a little later."""
+
+    def attempt():
+        try:
+            return bridge.client()
+        except RemoteError:
+            return None
+
+    return bridge.until(attempt)
+
+
+def test_fewer_connections_are_an_option(serve):
+    bridge = serve(*ECHO, "--max-connections", "1")
+    with placed(bridge), pytest.raises(RemoteError, match="connections: the server has 1"):
+        bridge.client()
+
+
+def test_a_client_command_says_that_there_are_too_many_connections(serve):
+    bridge = serve(*ECHO, "--max-connections", "1")
+    with placed(bridge):
+        error = bridge.run("status").stderr
+    assert error == f"llambo: {bridge.socket}: temporarily out of connections: the server has 1\n"
+
+
+def test_fewer_fids_are_an_option(serve):
+    client = serve(*ECHO, "--max-fids", "2").client()
+    client.walk(0, 1, "status")
+    with pytest.raises(RemoteError, match="out of fids: a connection has 2"):
+        client.walk(0, 2, "status")
+
+
+def test_a_smaller_msize_is_an_option(serve):
+    assert serve(*ECHO, "--msize", "4096").client().msize == 4096
+
+
+def test_a_client_without_a_tversion_is_hung_up_on_in_time(serve):
+    bridge = serve(*ECHO, "--version-timeout", "0.1")
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(bridge.socket)
+        assert select.select([silent], [], [], DEADLINE)[0]
+        assert b"no Tversion within 0.1 s" in silent.recv(100)
+
+
+def test_an_idle_client_makes_room_in_time(serve):
+    bridge = serve(*ECHO, "--max-connections", "1", "--idle-timeout", "1e-9")
+    idle = placed(bridge)
+    with bridge.files() as files:
+        assert ask(files, "hello") == "hello"
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever py9p makes of the Rerror
+        idle.stat(0)
+
+
+def test_the_descriptors_that_the_connections_need_are_asked_for(serve):
+    bridge = serve(*ECHO, "--max-connections", "2000")
+    soft, hard = psutil.Process(bridge.process.pid).rlimit(psutil.RLIMIT_NOFILE)
+    assert soft >= min(2064, hard)
+
+
+def test_status_counts_what_the_clients_hold(echo):
+    client = echo.client("new")
+    client.walk(0, 1, "status")
+    client.open(1)
+    counts = json.loads(client.read(1))["bridge"]
+    assert (counts["connections"], counts["fids"], counts["requests"]) == (1, 2, 0)
+    assert counts["tasks"] > 3
+
+
+def test_a_recording_has_every_message_and_is_for_its_owner_only(serve, tmp_path):
+    path = tmp_path / "trace"
+    bridge = serve(*ECHO, "--trace", str(path))
+    with bridge.files("new") as files:
+        assert ask(files, "hello") == "hello"
+    bridge.stop()
+    assert path.stat().st_mode & 0o777 == 0o600
+    events = [record.event for record in read_records(path.open())]
+    assert events.count("begin") == events.count("end") == 2  # the fixture looks in first
+    assert events.count("<-") == events.count("->") > 10
+
+
+def test_a_recording_that_cannot_be_written_is_named(tmp_path):
+    assert f"{tmp_path}: Is a directory" in refused("--trace", str(tmp_path))
