@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import socket
 import statistics
 import subprocess
 import sys
@@ -21,18 +20,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-from py9p.constants import NOFID
-from py9p.messages import Message, Rread, Tattach, Tclunk, Topen, Tread, Tstat, Tversion, Twalk
-from py9p.native import decode_message, encode_message
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.wire import (
+    RATE,
+    READERS,
+    measure_large_reads,
+    measure_rpcs,
+    measure_streams,
+    measure_throughput,
+)
 from ctl.client import Files
 
 LLAMBO = str(Path(sys.executable).parent / "llambo")
 RESULTS = Path(__file__).with_name("results.json")
 ROUNDS = 5
-RPCS = 2000
 TOKENS = 128
 QUESTION = "Write a long story about number {} and its friends."
 
@@ -62,44 +65,6 @@ def _ready(path: str) -> bool:
             return bool(json.loads(files.read("model"))["state"] == "ready")
     except Exception:
         return False
-
-
-def measure_rpcs(path: str) -> dict[str, list[float]]:
-    """Microseconds (p50 of each round) of RPCs that need not wait, by one client that blocks."""
-    sock = socket.socket(socket.AF_UNIX)
-    sock.connect(path)
-
-    def rpc(*frames: bytes) -> bytes:
-        for frame in frames:
-            sock.sendall(frame)
-            reply = sock.recv(1 << 17)
-        return reply
-
-    def encoded(message: Message) -> bytes:
-        return bytes(encode_message(message))
-
-    rpc(encoded(Tversion(131096)))
-    rpc(encoded(Tattach(0, "bench", NOFID)))
-    rpc(encoded(Twalk(0, 1, ("status",))), encoded(Topen(1)))
-    reply = decode_message(rpc(encoded(Tread(1, 0, 8192))))
-    assert isinstance(reply, Rread)
-    assert reply.data.startswith(b'{"status":"ok"')
-    cases = {
-        "Tread of status": (encoded(Tread(1, 0, 8192)),),
-        "Tstat": (encoded(Tstat(1)),),
-        "Twalk, Tclunk, each": (encoded(Twalk(0, 2, ("status",))), encoded(Tclunk(2))),
-    }
-    figures: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(ROUNDS):
-        for name, frames in cases.items():
-            times = []
-            for _ in range(RPCS):
-                began = time.perf_counter()
-                rpc(*frames)
-                times.append(time.perf_counter() - began)
-            figures[name].append(statistics.median(times) * 1e6 / len(frames))
-    sock.close()
-    return figures
 
 
 def _ask(path: str, number: int, tokens: int) -> tuple[float, int, int]:
@@ -163,19 +128,38 @@ def main() -> None:
 
     with bridge("--engine", "echo") as (path, process):
         for name, values in measure_rpcs(path).items():
-            row(f"RPC: {name}, p50", "µs", values, "< 100", statistics.median(values) < 100)
+            row(f"RPC: {name}, p50", "µs", values, "<= 80", statistics.median(values) <= 80)
+        rates = measure_throughput(path)
+        row(
+            "Treads a second, ten clients", "1/s", rates, ">= 12000",
+            statistics.median(rates) >= 12000,
+        )  # fmt: skip
+        large, empty = measure_large_reads(path)
+        ratios = [a / b for a, b in zip(large, empty, strict=True)]
+        row("Tread of 64 KiB against one of nothing", "×", ratios, "<= 3",
+            statistics.median(ratios) <= 3)  # fmt: skip
         dial = measure_dial(path)
         row("llambo dial, start to end", "ms", dial, "< 60", statistics.median(dial) < 60)
         echo_rss = [process.memory_info().rss / 1e6]
         row("bridge resident, echo engine", "MB", echo_rss, "< 45", echo_rss[0] < 45)
+    with bridge("--engine", f"echo:{RATE}") as (path, process):
+        streams = [measure_streams(path, process) for _ in range(3)]
+        cpu = [100 * each.cpu for each in streams]
+        row(f"{READERS} readers, {RATE} words/s each: bridge", "% of a core", cpu, "< 60",
+            statistics.median(cpu) < 60)  # fmt: skip
+        whole = [float(each.complete) for each in streams]
+        row("of these, answers that were whole", "", whole, str(READERS),
+            min(whole) == READERS)  # fmt: skip
     with bridge() as (path, process):
         first, pieces = measure_streaming(path)
         row("first bytes after submission", "ms", first, "< 150", statistics.median(first) < 150)
         row("pieces read a token", "", pieces, "about 1", statistics.median(pieces) > 0.9)
-        rates = measure_sessions(path)
-        for sessions, values in rates.items():
+        sessions_rates = measure_sessions(path)
+        for sessions, values in sessions_rates.items():
             row(f"{sessions} sessions, tokens/s in all", "1/s", values, "", True)
-        ratios = [four / one for one, four in zip(rates[1], rates[4], strict=True)]
+        ratios = [
+            four / one for one, four in zip(sessions_rates[1], sessions_rates[4], strict=True)
+        ]
         row("4 sessions against 1", "×", ratios, ">= 1.5", statistics.median(ratios) >= 1.5)
         rss = [process.memory_info().rss / 1e6]
         row("bridge resident, without its worker", "MB", rss, "< 45", rss[0] < 45)

@@ -25,6 +25,7 @@ from py9p.messages import Rerror
 
 from fs9p.peer import peer_of
 from fs9p.server import Server
+from fs9p.stream import Socket
 from fs9p.wire import encode
 
 _BACKLOG = 128
@@ -207,7 +208,8 @@ async def serve(
 
     async def handler(stream: trio.SocketStream) -> None:
         if server.make_room():
-            await server.serve(stream, peer=peer_of(stream))
+            peer = peer_of(stream)
+            await server.serve(Socket(stream), peer=peer)
         else:
             await _turn_away(stream, server.limits.connections)
 

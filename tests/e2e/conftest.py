@@ -24,12 +24,25 @@ DEADLINE = 60.0
 """Seconds for anything to happen; far more than any of it needs."""
 
 
+def recording(options):
+    """The options that record this bridge, if LLAMBO_TRACE names a folder (see tests/replay)."""
+    folder = os.environ.get("LLAMBO_TRACE")
+    if folder is None or "--trace" in options or "--engine" not in options:
+        return ()
+    engine = options[options.index("--engine") + 1].replace(":", "-")
+    test = re.split(r"::| \(", os.environ["PYTEST_CURRENT_TEST"])[1]
+    path = Path(folder, engine, f"{re.sub('[^a-zA-Z0-9-]+', '_', test)}.jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return ("--trace", str(path))
+
+
 class Bridge:
     """A running `llambo serve`."""
 
     def __init__(self, folder, *options):
         self.socket = str(folder / "9p")
         self.log = folder / "log"
+        options += recording(options)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*LLAMBO, "serve", "--socket", self.socket, *options], stderr=log
