@@ -1,6 +1,8 @@
 # make run    sets up .venv, gets the default model and serves it
 # make test   sets up what is missing, then lint, types and all tests
 # make bench  measures, prints a table and keeps it as benchmarks/results.json
+# make fuzz   10 million hostile frames against the server, about 10 minutes
+# make soak   mixed clients, some of them killed, for ten minutes
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -25,13 +27,24 @@ test: .venv/.test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy examples/hellofs.py
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 
 bench: .venv/.run
 	$(BIN)/python -m benchmarks.run
 
+.venv/.fuzz: .venv/.test
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	touch $@
+
+fuzz: .venv/.fuzz
+	$(BIN)/python -m tests.fs9p.fuzz
+
+soak: .venv/.run
+	$(BIN)/python -m benchmarks.soak
+
 clean:
 	rm -rf .venv *.egg-info build
 
-.PHONY: all run test bench clean
+.PHONY: all run test bench fuzz soak clean

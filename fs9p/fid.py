@@ -51,10 +51,13 @@ class Fid:
     mode: the mode of the Topen, None before one. handle: what the open gave; None
     before, and while an open is still waiting. in_progress: how many requests are waiting
     on the handle. reads: the scopes of those that are reads, which a clunk cancels.
-    gave: whether the last Rread carried data. clunked: no longer in the session's table.
+    gave: whether the last Rread carried data. held: an error of a read that was answered with
+    0 bytes, and its offset. clunked: no longer in the session's table.
     """
 
-    __slots__ = ("attached", "clunked", "gave", "handle", "in_progress", "mode", "place", "reads")
+    __slots__ = (
+        "attached", "clunked", "gave", "handle", "held", "in_progress", "mode", "place", "reads"
+    )  # fmt: skip
 
     def __init__(self, place: Place, attached: Attached) -> None:
         self.place = place
@@ -64,6 +67,7 @@ class Fid:
         self.in_progress = 0
         self.reads: set[trio.CancelScope] = set()
         self.gave = False
+        self.held: tuple[int, Error] | None = None
         self.clunked = False
 
     def readable(self) -> Handle | None:

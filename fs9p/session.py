@@ -52,8 +52,9 @@ from fs9p import errors
 from fs9p.errors import Error
 from fs9p.fid import Attached, Fid, Listing, Place
 from fs9p.fields import encode_dir
-from fs9p.messages import NOUID, Dialect, DirU, TattachU, TauthU, TcreateU
+from fs9p.messages import NOUID, Dialect, TattachU, TauthU, TcreateU
 from fs9p.node import Attach, Directory, File, FileSystem, Handle, Node, Reply
+from fs9p.ownership import owned
 from fs9p.permissions import judge_open, judge_wstat
 
 if TYPE_CHECKING:
@@ -63,13 +64,6 @@ Answer: TypeAlias = Message | Coroutine[Any, Any, Message]
 
 LARGEST_OFFSET = (1 << 63) - 1
 """Offsets are unsigned on the wire, but clients and C servers hold them as signed."""
-
-NOBODY = 65534
-"""The user and group shown to a 9P2000.u client of which no number is known.
-
-Not `NOUID`: the Linux kernel lets nobody write to a file whose owner it cannot map
-(``HAS_UNMAPPED_ID`` in ``inode_permission``).
-"""
 
 log = logging.getLogger("fs9p")
 
@@ -231,13 +225,23 @@ class Session:
         if m.offset > LARGEST_OFFSET:
             raise Error(errors.ILLEGAL_OFFSET)
         count = min(m.count, self._iounit)
-        gave, fid.gave = fid.gave, False
-        data = handle.read(m.offset, count)
+        # DESIGN section 2, "Streaming on Linux": v9fs repeats a Tread until its buffer is full.
+        # Only 0 bytes make it hand the last piece to the reader, and an Rerror makes it (since
+        # 6.8) throw that piece away. So both what would wait and what fails is put off once.
+        gave, fid.gave = fid.gave and self.dialect is Dialect.UNIX, False
+        held, fid.held = fid.held, None
+        if held is not None and held[0] == m.offset:
+            raise held[1]
+        try:
+            data = handle.read(m.offset, count)
+        except Error as error:
+            if not gave:
+                raise
+            fid.held = (m.offset, error)
+            return Rread(b"", m.tag)
         if isinstance(data, bytes):
             return self._read(m, fid, count, data)
-        if gave and handle.streaming and self.dialect is Dialect.UNIX:
-            # DESIGN section 2, "Streaming on Linux": v9fs repeats a Tread until its buffer
-            # is full; only these 0 bytes make it hand the last piece to the reader.
+        if gave and handle.streaming:
             data.close()
             return Rread(b"", m.tag)
         scope = trio.CancelScope()
@@ -359,16 +363,7 @@ class Session:
             self._call(self._fs.detach, attached.root)
 
     def _entry(self, fid: Fid, entry: Dir) -> Dir:
-        """The entry as the client should see it: under 9P2000.u as a file of its own user."""
-        if self.dialect is Dialect.PLAIN or isinstance(entry, DirU):
-            return entry
-        peer = self._connection.peer
-        uid = fid.attached.attach.n_uname
-        if uid is None:
-            uid = peer.uid if peer else NOBODY
-        gid = peer.gid if peer else NOBODY
-        fields = {name: getattr(entry, name) for name in Dir.__slots__}
-        return DirU(**fields, n_uid=uid, n_gid=gid, n_muid=uid)
+        return owned(entry, fid.attached.attach, self.dialect)
 
     def _pack(self, fid: Fid, entry: Dir) -> bytes:
         return encode_dir(self._entry(fid, entry), self.dialect)

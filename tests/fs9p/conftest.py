@@ -74,7 +74,7 @@ class Slow(fs9p.File):
 
 
 class Queue(fs9p.Handle):
-    """A stream: gives the pieces of ``world.pieces`` and waits where there is none."""
+    """A stream: gives (or raises) the pieces of ``world.pieces``, waits where there is none."""
 
     streaming = True
 
@@ -83,7 +83,10 @@ class Queue(fs9p.Handle):
 
     def read(self, offset, count):
         if self.world.pieces:
-            return self.world.pieces.pop(0)
+            piece = self.world.pieces.pop(0)
+            if isinstance(piece, Exception):
+                raise piece
+            return piece
         return self.world.wait()
 
 

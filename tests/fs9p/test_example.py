@@ -1,22 +1,37 @@
-"""The example in the package's docstring runs as it stands there."""
+"""The examples run as they stand: in the package's docstring, in docs/fs9p.md, and hellofs.py."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import pytest
 from py9p import Client
+from py9p.constants import OWRITE
 
 import fs9p
 
+ROOT = Path(__file__).parents[2]
 
-def test_the_ten_line_server_serves_its_two_files(tmp_path):
+
+def docstring():
     _, _, rest = fs9p.__doc__.partition("::\n")
-    source = textwrap.dedent(rest[: rest.index("\n\nThen ")])
+    return textwrap.dedent(rest[: rest.index("\n\nThen ")])
+
+
+def manual():
+    return re.search(r"```python\n(.*?)```", (ROOT / "docs/fs9p.md").read_text(), re.DOTALL)[1]
+
+
+@pytest.mark.parametrize("example", [docstring, manual])
+def test_the_ten_line_server_serves_its_two_files(example, tmp_path):
     path = tmp_path / "socket"
-    source = source.replace("/tmp/hello/socket", str(path))
+    source = example().strip().replace("/tmp/hello/socket", str(path))
     ready = "\nlisten = fs9p.listen.unix\n"
     ready += "fs9p.listen.unix = lambda p: (listen(p), print('up', flush=True))[0]\n"
     source = source.replace("\nimport fs9p\n", "\nimport fs9p\n" + ready)
@@ -32,3 +47,53 @@ def test_the_ten_line_server_serves_its_two_files(tmp_path):
             client.open(2)
             assert abs(int(client.read(2)) - time.time()) < 60
         process.terminate()
+
+
+@pytest.fixture
+def hellofs(tmp_path):
+    """A function that connects to a running hellofs.py."""
+    path = str(tmp_path / "socket")
+    command = [sys.executable, str(ROOT / "examples/hellofs.py"), path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == f"serving unix!{path}\n"
+        clients = []
+
+        def connect():
+            clients.append(Client.connect_unix(path))
+            clients[-1].negotiate()
+            clients[-1].attach(0)
+            return clients[-1]
+
+        yield connect
+        for client in clients:
+            client.close()
+        process.terminate()
+
+
+def opened(client, name, mode=0):
+    client.walk(0, 1, name)
+    client.open(1, mode)
+    return client
+
+
+def test_a_note_of_hellofs_is_read_as_it_was_written(hellofs):
+    writer = opened(hellofs(), "note", int(OWRITE) | 0x10)
+    writer.write(1, b"first")
+    writer.write(1, b", then", 5)
+    assert opened(hellofs(), "note").read(1) == b"first, then"
+
+
+def test_readers_of_the_news_of_hellofs_get_what_was_noted(hellofs):
+    reader, writer = opened(hellofs(), "news"), opened(hellofs(), "note", int(OWRITE))
+    writer.write(1, b"it rains")
+    assert reader.read(1) == b"it rains"
+
+
+def test_readers_of_the_news_of_hellofs_wait_for_more(hellofs):
+    reader, writer = opened(hellofs(), "news"), opened(hellofs(), "note", int(OWRITE))
+    with ThreadPoolExecutor() as pool:
+        reading = pool.submit(reader.read, 1)
+        with pytest.raises(TimeoutError):
+            reading.result(timeout=0.1)
+        writer.write(1, b"the sun shines")
+        assert reading.result(timeout=60) == b"the sun shines"

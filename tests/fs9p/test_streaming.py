@@ -87,3 +87,36 @@ async def test_a_file_that_does_not_stream_waits(unix_client, world, autojump_cl
         assert await unix_client.silent()
         world.waiting[-1].give(b"text")
         await unix_client.receive()
+
+
+async def test_an_error_after_a_piece_is_put_off_by_0_bytes(unix_client, world):
+    world.pieces = [b"a piece", Error("i/o error: it broke")]
+    await unix_client.open(1, "stream")
+    assert await read(unix_client) == Rread(b"a piece")
+    assert await read(unix_client) == Rread(b"")
+    world.pieces = [b"the next"]
+    assert (await read(unix_client)).ename == "i/o error: it broke"
+    assert await read(unix_client) == Rread(b"the next")
+
+
+async def test_an_error_that_was_put_off_is_dropped_by_a_read_elsewhere(unix_client, world):
+    world.pieces = [b"a piece", Error("i/o error: it broke"), b"elsewhere"]
+    await unix_client.open(1, "stream")
+    await read(unix_client)
+    await read(unix_client)
+    assert await unix_client.rpc(Tread(1, 7, 99)) == Rread(b"elsewhere")
+    world.pieces = [b"more"]
+    assert await read(unix_client) == Rread(b"more")
+
+
+async def test_an_error_without_a_piece_before_it_comes_at_once(unix_client, world):
+    world.pieces = [Error("i/o error: it broke")]
+    await unix_client.open(1, "stream")
+    assert (await read(unix_client)).ename == "i/o error: it broke"
+
+
+async def test_a_plain_9p2000_client_gets_an_error_at_once(client, world):
+    world.pieces = [b"a piece", Error("i/o error: it broke")]
+    await client.open(1, "stream")
+    await read(client)
+    assert (await read(client)).ename == "i/o error: it broke"
