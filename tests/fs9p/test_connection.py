@@ -7,26 +7,20 @@ import gc
 import pytest
 import trio
 import trio.testing
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from py9p.messages import (
     Rclunk,
     Rerror,
     Rread,
     Tclunk,
     Tflush,
-    Topen,
     Tread,
     Tremove,
     Tstat,
-    Tversion,
-    Twrite,
 )
 from trio.testing import wait_all_tasks_blocked
 
-from fs9p import Dialect, Folder, Limits, Server, Text, encode
-from tests.fs9p.conftest import Client, World
-from tests.fs9p.test_wire import messages, unix_messages
+from fs9p import Folder, Limits, Server, Text, encode
+from tests.fs9p.conftest import Client
 
 
 def frame(kind, body=b"", tag=1):
@@ -262,65 +256,3 @@ async def test_a_server_that_cannot_send_gives_the_connection_up(world):
         ours.receive_stream.close()
         world.waiting[0].give(b"text")
     assert world.log[-1] == ("disconnected", 1)
-
-
-requests = st.one_of(
-    messages,
-    st.builds(Topen, st.integers(0, 3), st.integers(0, 255), st.integers(0, 9)),
-    st.builds(Tread, st.integers(0, 3), st.integers(0, 99), st.integers(0, 999)),
-    st.builds(Twrite, st.integers(0, 3), st.binary(max_size=9), st.integers(0, 99)),
-    st.builds(Tclunk, st.integers(0, 3), st.integers(0, 9)),
-    st.builds(Tflush, st.integers(0, 9), st.integers(0, 9)),
-    st.builds(Tversion, st.integers(200, 9000), st.sampled_from(["9P2000", "9P2000.u", "x"])),
-)
-
-
-async def conversation(chunks):
-    """Feed a live connection with chunks; nothing may escape, and nothing may be left."""
-    world = World()
-    ours, theirs = trio.testing.memory_stream_pair()
-    server = Server(world)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.serve, theirs)
-        client = Client(ours, world)
-        await client.version()
-        await client.attach()
-        for chunk in chunks:
-            try:
-                await ours.send_all(chunk)
-            except trio.BrokenResourceError:
-                break
-        await wait_all_tasks_blocked()
-        await ours.aclose()
-    assert server.connections == 0
-    assert world.log.count(("detach",)) == len(world.attaches)
-    assert world.log[-1] == ("disconnected", 1)
-
-
-quick = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-@quick
-@given(st.lists(requests, max_size=30), st.integers(1, 50))
-def test_any_conversation_of_valid_frames_ends_well(conversed, cut):
-    stream = b"".join(map(encode, conversed))
-    trio.run(conversation, [stream[at : at + cut] for at in range(0, len(stream), cut)])
-
-
-@quick
-@given(st.lists(st.one_of(messages, unix_messages), max_size=20))
-def test_any_conversation_of_9p2000u_ends_well(conversed):
-    frames = [encode(m, Dialect.UNIX) for m in conversed]
-    trio.run(conversation, [encode(Tversion(8192, "9P2000.u")), *frames])
-
-
-@quick
-@given(st.lists(st.binary(min_size=1, max_size=60), max_size=20))
-def test_any_bytes_end_well(chunks):
-    trio.run(conversation, chunks)
-
-
-@quick
-@given(st.lists(st.tuples(st.integers(96, 130), st.binary(max_size=30)), max_size=20))
-def test_any_whole_frames_end_well(frames):
-    trio.run(conversation, [frame(kind, body) for kind, body in frames])
