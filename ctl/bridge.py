@@ -19,6 +19,7 @@ import trio
 
 from ctl import __version__
 from ctl.catalog import Catalog
+from ctl.errors import client_error
 from ctl.replies import BridgeStatus, Status
 from ctl.session import Owner, Session, user_name
 from engine.api import Engine, EngineError, LoadOptions, ModelStatus
@@ -219,7 +220,7 @@ class Bridge:
             raise Error("busy: the bridge is shutting down")
         name = self.model_name(chosen)
         if name is None:
-            raise Error("no model loaded: write LOAD path to ctl")
+            raise client_error("no model loaded: write LOAD path to ctl")
         return name
 
     def check_room(self, count: int) -> None:
@@ -254,7 +255,7 @@ class Bridge:
             self._end_unused()
         strangers = sum(not each.owner.authenticated for each in self._sessions.values())
         if len(self._sessions) >= limit or (not owner.authenticated and strangers * 2 >= limit):
-            raise Error("too many sessions")
+            raise client_error("too many sessions")
         serial = self._next_serial()
         self._number += 1
         session = Session(self, serial, self._number, owner, aname)

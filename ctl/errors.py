@@ -7,6 +7,10 @@ contract fixes word for word stay as they are.
 
 from __future__ import annotations
 
+import errno
+
+from fs9p import Error
+
 _WORDS = ("busy", "i/o error", "temporarily", "invalid", "not found", "permission denied")
 
 INTERNAL = "i/o error: internal error in the bridge; its log has the details"
@@ -14,16 +18,27 @@ INTERNAL = "i/o error: internal error in the bridge; its log has the details"
 
 def for_clients(text: str) -> str:
     """An engine's error with a word in it that clients know."""
-    if any(word in text for word in _WORDS) or text in _FIXED or text.startswith(_BEGINNINGS):
+    if any(word in text for word in _WORDS) or _fixed(text) is not None:
         return text
     return f"i/o error: {text}"
 
 
+def client_error(text: str) -> Error:
+    """The error with this text, and under 9P2000.u with the errno that fits it."""
+    return Error(text, _fixed(text))
+
+
+def _fixed(text: str) -> int | None:
+    return next((number for start, number in _FIXED if text.startswith(start)), None)
+
+
 _FIXED = (
-    "No model path provided",
-    "No model name provided",
-    "No prompt provided",
-    "too many sessions",
-    "no prompt yet",
+    ("Unknown command: ", errno.EINVAL),
+    ("No model path provided", errno.EINVAL),
+    ("No model name provided", errno.EINVAL),
+    ("No prompt provided", errno.EINVAL),
+    ("too many sessions", errno.EAGAIN),
+    ("no prompt yet", errno.ENODATA),
+    ("no model loaded", errno.ENXIO),
 )
-_BEGINNINGS = ("Unknown command: ", "no model loaded")
+"""What the contract fixes word for word begins so; the errno for each."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import trio
 
+from ctl.errors import client_error
 from ctl.handle import SessionHandle
 from ctl.session import SUBMIT_AFTER, Draft, Session
 from ctl.turn import Turn
@@ -133,7 +134,7 @@ class Output(SessionHandle):
             if session.draft is not None:
                 return None
             if session.turn is None:
-                raise Error("no prompt yet")
+                raise client_error("no prompt yet")
             if session.turn is not self._turn:
                 self._start = offset if self._turn is not None else 0
                 self._turn = session.turn

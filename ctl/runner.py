@@ -15,7 +15,7 @@ import trio
 
 from ctl import replies
 from ctl.commands import CANCELLED, Command, Generation, find
-from ctl.errors import INTERNAL, for_clients
+from ctl.errors import INTERNAL, client_error, for_clients
 from ctl.lines import decode
 from ctl.session import CommandReply, Session
 from engine.api import EngineError
@@ -164,4 +164,4 @@ class Runner:
             log.error("a defect in a command", exc_info=error)
             message = INTERNAL
         self._settle(slot, replies.failed(message))
-        return Error(message)
+        return client_error(message)

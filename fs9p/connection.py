@@ -38,13 +38,25 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 from py9p.constants import NOTAG
-from py9p.messages import Message, Rerror, Rflush, Rversion, Tclunk, Tflush, Tremove, Tversion
+from py9p.messages import (
+    Message,
+    Rerror,
+    Rflush,
+    Rversion,
+    Tattach,
+    Tflush,
+    Topen,
+    Tread,
+    Tversion,
+    Twrite,
+    Twstat,
+)
 
 from fs9p.errors import INTERNAL, MAX_ENAME, NO_VERSION, Error
 from fs9p.fields import WireError
 from fs9p.framing import Framer
 from fs9p.limits import SMALLEST_MSIZE
-from fs9p.messages import Dialect, RerrorU
+from fs9p.messages import Dialect, RerrorU, TattachU
 from fs9p.peer import Peer
 from fs9p.session import Session
 from fs9p.wire import UnknownType, decode, encode
@@ -58,8 +70,8 @@ _QUEUE_BYTES = 256 << 10
 _TURN = 64
 """How many messages of one chunk are carried out before other connections get a turn."""
 
-_HELPFUL = frozenset({Tclunk, Tremove})
-"""Messages that help a client out of having too many requests outstanding."""
+_ACTING = frozenset({Tattach, TattachU, Topen, Twrite, Twstat})
+"""Messages that may have to wait, reads apart."""
 
 _FAREWELL = 1.0
 """Seconds that a client which is hung up on has to take the replies before that."""
@@ -72,13 +84,15 @@ log = logging.getLogger("fs9p")
 class Request:
     """A request that waits. flushes: the tags of the Tflushes for it, in their order.
 
-    dropped: a Tversion has aborted it, and nothing may be answered any more.
+    reads: whether it is a Tread. dropped: a Tversion has aborted it, and nothing may be
+    answered any more.
     """
 
-    __slots__ = ("dropped", "flushes", "scope", "tag")
+    __slots__ = ("dropped", "flushes", "reads", "scope", "tag")
 
-    def __init__(self, tag: int) -> None:
+    def __init__(self, tag: int, *, reads: bool) -> None:
         self.tag = tag
+        self.reads = reads
         self.scope = trio.CancelScope()
         self.flushes: list[int] = []
         self.dropped = False
@@ -103,6 +117,7 @@ class Connection:
         self._framer = Framer(server.limits.msize)
         self._tags: dict[int, Request] = {}
         self._running = 0
+        self._reads = 0
         self._ended = trio.lowlevel.ParkingLot()
         self._queue: list[bytes] = []
         self._queued = 0
@@ -233,17 +248,33 @@ class Connection:
         try:
             if self._session is None:
                 raise Error(NO_VERSION)
-            if self._running >= self._server.limits.requests and type(message) not in _HELPFUL:
-                raise Error(f"temporarily out of requests: {self._running} are waiting, flush some")
+            self._check_room(message)
             answer = self._session.answer(message)
         except Exception as error:
             answer = self._failure(error, tag)
         if isinstance(answer, Message):
             self._reply(answer)
         else:
-            request = self._tags[tag] = Request(tag)
+            request = self._tags[tag] = Request(tag, reads=isinstance(message, Tread))
             self._running += 1
+            self._reads += request.reads
             self._nursery.start_soon(self._run_request, request, answer)
+
+    def _check_room(self, message: Message) -> None:
+        """Raise `Error` where one such request more, if it waits, is one too many.
+
+        Whether it would wait shows only when it is carried out, and then it may have done
+        something. What never waits is always carried out, lest nobody behind a mount can help.
+        """
+        kind = type(message)
+        if kind is Tread:
+            waiting = self._reads
+        elif kind in _ACTING:
+            waiting = self._running - self._reads
+        else:
+            return
+        if waiting >= self._server.limits.requests:
+            raise Error(f"temporarily out of requests: {waiting} are waiting, flush some")
 
     async def _run_request(self, request: Request, answer: Coroutine[Any, Any, Message]) -> None:
         reply: Message | None = None
@@ -261,6 +292,7 @@ class Connection:
     def _end_request(self, request: Request, reply: Message | None) -> None:
         """Queue what a request that waited has come to. reply: None if it was cancelled."""
         self._running -= 1
+        self._reads -= request.reads
         for tag in (request.tag, *request.flushes):
             del self._tags[tag]
         if request.dropped:

@@ -66,9 +66,13 @@ class Error(Exception):
 
 
 def errno_of(ename: str) -> int:
-    """The errno that belongs to an error string: EIO where nothing fits better."""
-    if ename in _ERRNO:
-        return _ERRNO[ename]
+    """The errno that belongs to an error string: EIO where nothing fits better.
+
+    A fixed string may go on after a colon, as in ``"file not found: no model of that name"``.
+    """
+    fixed, _, _ = ename.partition(":")
+    if fixed in _ERRNO:
+        return _ERRNO[fixed]
     for word, number in _ERRNO_BY_WORD:
         if word in ename:
             return number

@@ -23,10 +23,11 @@ class Limits:
     fids: a connection. The Linux client keeps a fid for every name that it has cached, so
     this bounds a walk over the whole tree: 1,000 directories of a dozen files and some.
 
-    requests: a connection, those that wait (a read of what is not there yet). Every one is
-    a task, and keeps its reply, of msize bytes at most, when the client does not read: 256
-    bound that by 32 MiB. One Linux mount or one 9pserve(4) is one connection for all of
-    its readers.
+    requests: a connection, those that wait: so many reads (of what is not there yet), and so
+    many of anything else, so that readers never keep a mount from the write that would help
+    them. Every one is a task, and keeps msize bytes at most, a read its reply
+    when the client does not take it, a write its data: 256 bound that by 32 MiB each. One
+    Linux mount or one 9pserve(4) is one connection for all of its readers.
 
     connections: all listeners together. The soft limit of open files is 1,024 on most
     systems, and a few are needed besides.

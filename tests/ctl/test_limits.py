@@ -1,5 +1,6 @@
 """What one client may cost, and what its mistakes may not do to others."""
 
+import errno
 import gc
 import json
 import weakref
@@ -7,6 +8,7 @@ import weakref
 import pytest
 import trio
 
+from ctl.errors import client_error
 from engine import EngineError
 from fs9p import Error
 from tests.ctl.conftest import Client
@@ -168,3 +170,31 @@ async def test_free_moves_the_sessions_that_used_the_model_to_the_default(bridge
 async def test_a_name_of_many_digits_is_file_not_found(client):
     with pytest.raises(Error, match="^file not found$"):
         client.node("9" * 5000)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("Unknown command: FROB", errno.EINVAL),
+        ("No prompt provided", errno.EINVAL),
+        ("too many sessions", errno.EAGAIN),
+        ("no prompt yet", errno.ENODATA),
+        ("no model loaded: write LOAD path to ctl", errno.ENXIO),
+        ("busy: an answer runs here", errno.EBUSY),
+        ("i/o error: model x was freed", errno.EIO),
+    ],
+)
+def test_every_error_has_an_errno_that_fits(text, number):
+    assert client_error(text).errno == number
+
+
+async def test_a_command_that_is_unknown_is_an_invalid_argument(client):
+    with pytest.raises(Error) as caught:
+        await client.write("ctl", "FROB\n")
+    assert caught.value.errno == errno.EINVAL
+
+
+async def test_a_read_without_a_prompt_finds_no_data(client):
+    with pytest.raises(Error) as caught:
+        await client.open("output").read()
+    assert caught.value.errno == errno.ENODATA

@@ -30,8 +30,9 @@ def recording(options):
     if folder is None or "--trace" in options or "--engine" not in options:
         return ()
     engine = options[options.index("--engine") + 1].replace(":", "-")
-    test = re.split(r"::| \(", os.environ["PYTEST_CURRENT_TEST"])[1]
-    path = Path(folder, engine, f"{re.sub('[^a-zA-Z0-9-]+', '_', test)}.jsonl")
+    file, _, test = os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0].partition("::")
+    name = re.sub("[^a-zA-Z0-9-]+", "_", f"{Path(file).stem}-{test}")
+    path = Path(folder, engine, f"{name}.jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
     return ("--trace", str(path))
 

@@ -11,11 +11,13 @@ from py9p.messages import (
     Rclunk,
     Rerror,
     Rread,
+    Rwrite,
     Tclunk,
     Tflush,
     Tread,
     Tremove,
     Tstat,
+    Twrite,
 )
 from trio.testing import wait_all_tasks_blocked
 
@@ -107,6 +109,9 @@ async def test_connections_are_numbered_and_counted(dial, world):
     assert clients[1].server.connections == 2
 
 
+REFUSAL = "temporarily out of requests: 1 are waiting, flush some"
+
+
 async def test_too_many_waiting_requests_are_refused_until_one_is_flushed(serve, world):
     client = serve(limits=Limits(requests=2))()
     await client.version()
@@ -115,9 +120,37 @@ async def test_too_many_waiting_requests_are_refused_until_one_is_flushed(serve,
     await client.send(*(Tread(1, 0, 9, tag=tag) for tag in (1, 2, 3)))
     refusal = "temporarily out of requests: 2 are waiting, flush some"
     assert await client.receive() == Rerror(refusal, 3)
-    assert await client.rpc(Tstat(0, tag=4)) == Rerror(refusal, 4)
     assert (await client.rpc(Tflush(1, tag=5))).tag == 5
-    assert (await client.rpc(Tstat(0, tag=4))).tag == 4
+    await client.send(Tread(1, 0, 9, tag=3))
+    await wait_all_tasks_blocked()
+    world.waiting[-1].give(b"text")
+    assert await client.receive() == Rread(b"text", 3)
+
+
+async def test_readers_that_wait_keep_nobody_from_anything_but_reading(serve, world):
+    client = serve(limits=Limits(requests=1))()
+    await client.version()
+    await client.attach()
+    await client.open(1, "slow")
+    await client.open(2, "file", mode=2)
+    await client.send(Tread(1, 0, 9, tag=1))
+    await wait_all_tasks_blocked()
+    assert await client.rpc(Tread(2, 0, 9)) == Rerror(REFUSAL)
+    await client.open(3, "file", mode=1)
+    assert await client.rpc(Twrite(3, b"x")) == Rwrite(1)
+    assert (await client.rpc(Tstat(0))).stat.name == "/"
+
+
+async def test_too_many_waiting_writes_are_refused_and_keep_nobody_from_reading(serve, world):
+    client = serve(limits=Limits(requests=1))()
+    await client.version()
+    await client.attach()
+    await client.open(1, "slow", mode=1)
+    await client.open(2, "file")
+    await client.send(Twrite(1, b"x", tag=1))
+    await wait_all_tasks_blocked()
+    assert await client.rpc(Twrite(1, b"y")) == Rerror(REFUSAL)
+    assert await client.rpc(Tread(2, 0, 9)) == Rread(b"012345678")
 
 
 async def test_clunks_are_carried_out_with_too_many_waiting_requests(serve, world):

@@ -19,7 +19,9 @@ INTERNAL = Rerror("i/o error: internal error")
     ("ename", "number"),
     [
         ("file not found", errno.ENOENT),
+        ("file not found: no model called x", errno.ENOENT),
         ("permission denied", errno.EACCES),
+        ("permission denied: only models under --models", errno.EACCES),
         ("not a directory", errno.ENOTDIR),
         ("busy: an answer is being generated", errno.EBUSY),
         ("temporarily out of memory", errno.EAGAIN),

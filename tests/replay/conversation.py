@@ -40,6 +40,9 @@ from fs9p import Dialect, Framer, Server, UnknownType, decode, decode_dir, encod
 PATIENCE = 60.0
 """Seconds of the mock clock in which a reply has to come; those recorded took less than ten."""
 
+RECORDED_BY = "root"
+"""The user whose bridge it was: it shows in directory entries."""
+
 _NUMBER = re.compile(rb"-?\d+(\.\d+)?([eE]-?\d+)?")
 
 
@@ -52,30 +55,41 @@ async def replay(records, engine_name):
 
     Raises `Mismatch`.
     """
+    failure = None
     async with _server(engine_name) as server, trio.open_nursery() as nursery:
-        began = trio.current_time()
-        connections, qids, compared = {}, {}, 0
-        for number, record in enumerate(records, 1):
-            if record.event == "begin":
-                ours, theirs = trio.testing.memory_stream_pair()
-                nursery.start_soon(partial(server.serve, theirs, peer=record.peer))
-                connections[record.connection] = Replayed(ours, qids)
-                continue
-            connection = connections[record.connection]
-            if record.event == "->":
-                try:
-                    with trio.fail_after(PATIENCE):
-                        await connection.expect(record.frame)
-                except (Mismatch, trio.TooSlowError) as error:
-                    raise Mismatch(f"line {number}: {error!r}") from error
-                compared += 1
-            else:
-                await trio.sleep_until(began + record.time)
-                if record.event == "<-":
-                    await connection.send(record.frame)
-                else:
-                    await connections.pop(record.connection).end()
+        try:
+            compared = await _hold(records, server, nursery)
+        except Mismatch as mismatch:
+            failure = mismatch
         nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return compared
+
+
+async def _hold(records, server, nursery):
+    began = trio.current_time()
+    connections, qids, compared = {}, {}, 0
+    for number, record in enumerate(records, 1):
+        if record.event == "begin":
+            ours, theirs = trio.testing.memory_stream_pair()
+            nursery.start_soon(partial(server.serve, theirs, peer=record.peer))
+            connections[record.connection] = Replayed(ours, qids)
+            continue
+        connection = connections[record.connection]
+        if record.event == "->":
+            try:
+                with trio.fail_after(PATIENCE):
+                    await connection.expect(record.frame)
+            except (Mismatch, trio.TooSlowError) as error:
+                raise Mismatch(f"line {number}: {error!r}") from error
+            compared += 1
+        else:
+            await trio.sleep_until(began + record.time)
+            if record.event == "<-":
+                await connection.send(record.frame)
+            else:
+                await connections.pop(record.connection).end()
     return compared
 
 
@@ -84,6 +98,7 @@ async def _server(engine_name):
     async with engine.create(engine_name) as inference:
         bridge = Bridge(inference, AnyName([]))
         async with bridge.running():
+            bridge.owner = RECORDED_BY
             await bridge.load("echo", anywhere=True, expected=True)
             bridge.server = Server(Llambo(bridge))
             yield bridge.server
@@ -213,7 +228,7 @@ class Replayed:
             case Tread(), Rread():
                 end = self.offsets[request.tag] + len(actual.data)
                 self.ends[request.fid] = (request.offset + len(recorded.data), end)
-            case (Tclunk() | Tremove() | Topen()), _:
+            case ((Tclunk() | Tremove() | Topen()), _):
                 self.ends.pop(request.fid, None)
 
 

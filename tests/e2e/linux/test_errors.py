@@ -14,6 +14,7 @@ IO = "Input/output error"
 DENIED = "Permission denied"
 PROHIBITED = "Operation not permitted"
 INVALID = "Invalid argument"
+NO_DATA = "No data available"
 NOT_FOUND = "No such file or directory"
 BUSY = "Device or resource busy"
 DIRECTORY = "Is a directory"
@@ -26,7 +27,7 @@ REFUSED = {
     "cat models/nosuch": (NOT_FOUND, NOT_FOUND),
     "cat status/x": (NO_DIRECTORY, NO_DIRECTORY),
     "cat models": (DIRECTORY, DIRECTORY),
-    "cat output": (UNKNOWN, IO),  # no prompt yet
+    "cat output": (UNKNOWN, NO_DATA),  # no prompt yet
     ": > models": (DIRECTORY, DIRECTORY),
     ": > status": (DENIED, DENIED),
     ": > new": (DENIED, DENIED),
@@ -42,11 +43,11 @@ REFUSED = {
 }
 
 WRITES_REFUSED = {
-    "echo FROB > ctl": (UNKNOWN, IO),
-    "echo LOAD > ctl": (UNKNOWN, IO),
+    "echo FROB > ctl": (UNKNOWN, INVALID),
+    "echo LOAD > ctl": (UNKNOWN, INVALID),
     "echo QUIT > ctl": (DENIED, DENIED),
     "echo CLOSE > ctl": (UNKNOWN, INVALID),
-    "echo USE nosuch > ctl": (UNKNOWN, IO),
+    "echo USE nosuch > ctl": (UNKNOWN, NOT_FOUND),
     "echo foo 3 > params": (UNKNOWN, INVALID),
     "echo seed x > params": (UNKNOWN, INVALID),
     "echo nonsense > context": (UNKNOWN, INVALID),

@@ -85,7 +85,7 @@ class Wait:
         handle, world = self.handle, self.world
         self.begun = True
         world.running += 1
-        if world.running > world.requests * len(world._connections):
+        if world.running > 2 * world.requests * len(world._connections):
             world.violations.append(f"{world.running} requests wait")
         if handle is not None:
             handle.running += 1
