@@ -22,6 +22,7 @@ from ctl.catalog import Catalog
 from ctl.errors import client_error
 from ctl.replies import BridgeStatus, Status
 from ctl.session import Owner, Session, user_name
+from ctl.turn import Turn
 from engine.api import Engine, EngineError, LoadOptions, ModelStatus
 from fs9p import Error, Server
 
@@ -61,6 +62,8 @@ class Bridge:
         self.owner = user_name(os.getuid())
         """The user that the bridge runs as: whose its own files are."""
         self.draining = False
+        self.turns: set[Turn] = set()
+        """Those of all sessions that are not finished."""
         self.quit = trio.Event()
         """Set by QUIT: whoever runs the bridge ends it."""
         self.server: Server | None = None
@@ -228,7 +231,7 @@ class Bridge:
         limit = self.options.max_answers
         if count > limit:
             raise Error(f"invalid: {count} prompts at once are more than {limit}")
-        waiting = sum(len(session.unfinished()) for session in self._all_sessions())
+        waiting = len(self.turns)
         if waiting + count > limit:
             raise Error(f"busy: {waiting} requests waiting, at most {limit}")
 
@@ -329,7 +332,7 @@ class Bridge:
     def status(self, session: Session) -> Status:
         """What `status` says. Never waits."""
         model = session.model_status()
-        states = [turn.state for each in self._all_sessions() for turn in each.unfinished()]
+        states = [turn.state for turn in self.turns]
         server = self.server
         bridge = BridgeStatus(
             version=__version__,

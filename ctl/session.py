@@ -277,7 +277,10 @@ class Session:
             return Request(Chat(messages) if turn.chat else Raw(turn.prompt), settings.sampling)
 
         async def run() -> None:
-            await turn.run(self.bridge, model, request)
+            try:
+                await turn.run(self.bridge, model, request)
+            finally:
+                self.bridge.turns.discard(turn)
             if turn.error is not None:
                 self.error = turn.error
             if turn.usage is not None:
@@ -288,6 +291,7 @@ class Session:
             self._idle_since = trio.current_time()
             self.changed.unpark_all()
 
+        self.bridge.turns.add(turn)
         self.bridge.start(run)
 
     def _record(self, turn: Turn) -> None:

@@ -106,7 +106,7 @@ def test_conversations_leave_no_object_behind():
         return Counter(
             kind.__qualname__
             for kind in kinds
-            if kind.__module__.startswith(("fs9p", "trio", "py9p"))
+            if str(kind.__module__).startswith(("fs9p", "trio", "py9p"))
         )
 
     many = conversations(4, 8, size=1500)

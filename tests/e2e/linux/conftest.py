@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(str(missing)))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def guest(tmp_path_factory):
     guest = Guest(find_kernel(), tmp_path_factory.mktemp("guest"))
     yield guest
@@ -51,7 +51,7 @@ def _over_tcp(folder, engine):
     return bridge, Served(HOST, f"trans=tcp,port={port}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fast(tmp_path_factory):
     """A bridge on the host that answers at once. Over TCP, so nobody is authenticated."""
     bridge, served = _over_tcp(tmp_path_factory.mktemp("fast"), "echo")
@@ -59,7 +59,7 @@ def fast(tmp_path_factory):
     bridge.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def slow(tmp_path_factory):
     """A bridge on the host that answers at `RATE`."""
     bridge, served = _over_tcp(tmp_path_factory.mktemp("slow"), f"echo:{RATE}")
@@ -67,7 +67,7 @@ def slow(tmp_path_factory):
     bridge.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def inside(guest):
     """A bridge in the guest, of the guest's root: its kernel mounts the socket itself."""
     folder = guest.name()
@@ -81,7 +81,7 @@ def inside(guest):
     return Served(f"{folder}/9p", "trans=unix")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mount(guest):
     """A function that mounts a bridge with further options; the path where. It stays there."""
 

@@ -1,0 +1,60 @@
+"""A thousand connections at once, and a short soak."""
+
+import resource
+
+import pytest
+
+from benchmarks.clients import Crowd, Watch, until
+from benchmarks.soak import RATE as SOAKING
+from benchmarks.soak import SUSPICIOUS, TTL, clients
+
+MANY = 1000
+RATE = 0.25
+"""Tokens a second of the echo engine. An answer of one word comes after four seconds, within
+which all the connections have to have asked: it takes one."""
+
+
+@pytest.fixture
+def descriptors():
+    """Both ends need a thousand open files; the test's own process is put back as it was."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_thousand_waiting_readers_get_an_answer_each_and_leave_nothing(serve, descriptors):
+    bridge = serve(
+        "--engine", f"echo:{RATE}",
+        "--max-connections", f"{MANY + 1}", "--max-sessions", f"{MANY}", "--max-answers", f"{MANY}",
+    )  # fmt: skip
+    with Watch(bridge.socket) as watch:
+        before = watch.settled()
+        with Crowd(bridge.socket, MANY) as crowd:
+            crowd.greet()
+            crowd.attach("new")
+            crowd.open()
+            crowd.wait()
+            crowd.submit()
+            assert until(lambda: watch.counts()["running"] == MANY, 10)
+            during = watch.counts()
+            assert during["connections"] == before["connections"] + MANY
+            assert during["sessions"] == before["sessions"] + MANY
+            assert during["requests"] == MANY
+            assert crowd.answers() == [crowd.prompt(i) for i in range(MANY)]
+        assert until(lambda: watch.counts() == before), (before, watch.counts())
+
+
+def test_clients_that_misbehave_and_that_are_killed_spoil_nothing_and_leave_nothing(
+    serve, tmp_path
+):
+    bridge = serve(
+        "--engine", f"echo:{SOAKING}", "--tcp", "127.0.0.1:0", "--session-ttl", f"{TTL}"
+    )  # fmt: skip
+    with Watch(bridge.socket) as watch:
+        before = watch.settled()
+        tally = clients(6, "test", [bridge.socket, bridge.tcp()], tmp_path)
+        assert tally.wrong == []
+        assert tally.right
+        assert tally.killed
+        assert until(lambda: watch.counts() == before), (before, watch.counts())
+    assert not SUSPICIOUS.search(bridge.log.read_text())
