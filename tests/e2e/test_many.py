@@ -1,12 +1,18 @@
 """A thousand connections at once, and a short soak."""
 
 import resource
+import socket
 
+import psutil
 import pytest
+from py9p.messages import Tread
 
 from benchmarks.clients import Crowd, Watch, until
 from benchmarks.soak import RATE as SOAKING
 from benchmarks.soak import SUSPICIOUS, TTL, clients
+from benchmarks.wire import LARGE, Wire
+from fs9p import encode
+from tests.e2e.conftest import ask
 
 MANY = 1000
 RATE = 0.25
@@ -58,3 +64,19 @@ def test_clients_that_misbehave_and_that_are_killed_spoil_nothing_and_leave_noth
         assert tally.killed
         assert until(lambda: watch.counts() == before), (before, watch.counts())
     assert not SUSPICIOUS.search(bridge.log.read_text())
+
+
+def test_a_client_that_never_reads_is_not_read_and_costs_little(echo):
+    """It asks for six gigabytes. What the kernel holds of it is not the bridge's."""
+    process = psutil.Process(echo.process.pid)
+    client = Wire(echo.socket)
+    client.write(1, "system", b"x" * LARGE)
+    client.open(1, "system")
+    before = process.memory_info().rss
+    client.socket.settimeout(1)
+    with pytest.raises(TimeoutError):
+        client.socket.sendall(encode(Tread(1, 0, LARGE)) * 100_000)
+    assert process.memory_info().rss - before < 16 << 20
+    with echo.files() as other:
+        assert ask(other, "hello") == "hello"
+    client.socket.shutdown(socket.SHUT_RDWR)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from py9p.messages import Rerror, Rflush, Rread, Tclunk, Tflush, Tread, Tstat
+from py9p.messages import (
+    Rerror,
+    Rflush,
+    Rread,
+    Rwrite,
+    Tclunk,
+    Tflush,
+    Tread,
+    Tstat,
+    Twrite,
+)
 from trio.testing import wait_all_tasks_blocked
 
 from fs9p import Error
@@ -60,6 +70,17 @@ async def test_a_request_that_ends_all_the_same_is_answered_before_the_rflush(cl
     world.waiting[0].give(b"done")
     assert await client.receive() == Rread(b"done", 1)
     assert await client.receive() == Rflush(2)
+
+
+async def test_a_flushed_write_that_was_carried_out_says_so_by_being_answered_first(client, world):
+    await client.open(1, "file", mode=1)
+    await client.open(2, "stubborn", mode=1)
+    await client.send(Twrite(1, b"at once", tag=1), Tflush(1, tag=2))
+    assert [await client.receive() for _ in range(2)] == [Rwrite(7, 1), Rflush(2)]
+    await client.send(Twrite(2, b"later", tag=1), Tflush(1, tag=2))
+    await wait_all_tasks_blocked()
+    world.waiting[0].give(5)
+    assert [await client.receive() for _ in range(2)] == [Rwrite(5, 1), Rflush(2)]
 
 
 async def test_a_request_that_fails_all_the_same_is_answered_before_the_rflush(client, world):
