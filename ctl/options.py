@@ -76,7 +76,9 @@ def _where(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument("--insecure", action="store_true", help="allow TCP beyond loopback")
     group.add_argument(
-        "--stdio", action="store_true", help="serve one client on standard input and output instead"
+        "--stdio",
+        action="store_true",
+        help="serve one client on standard input and output; alone if nothing else is named",
     )
 
 

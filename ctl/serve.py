@@ -15,11 +15,13 @@ import os
 import resource
 import shlex
 import signal
+import stat
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TextIO, TypeAlias
+from typing import BinaryIO, TypeAlias
 
 import trio
 
@@ -54,8 +56,10 @@ log = logging.getLogger("llambo")
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal or QUIT; the exit status."""
     level = logging.DEBUG if args.verbose or args.debug else logging.INFO
+    if args.stdio:
+        listen.keep_stderr_apart()
     # Before anything changes the working directory, and outside of the event loop.
-    args.socket = [os.path.abspath(path) for path in args.socket]
+    args.socket = [os.path.abspath(path.removeprefix("unix!")) for path in args.socket]
     args.default_socket = os.path.abspath(default_socket())
     args.first = _first_model(args)
     logging.basicConfig(level=level, format="llambo: %(message)s", stream=sys.stderr)
@@ -66,8 +70,7 @@ def run(args: argparse.Namespace) -> int:
         return 2
     _allow_descriptors(limits.connections + DESCRIPTORS)
     try:
-        with _trace_file(args.trace) as trace:
-            trio.run(_serve, args, limits, trace)
+        trio.run(_serve, args, limits)
     except BaseExceptionGroup as group:
         known, unknown = group.split((EngineError, Error, OSError))
         if unknown is not None:
@@ -104,34 +107,45 @@ def _allow_descriptors(needed: int) -> None:
 
 
 @contextmanager
-def _trace_file(path: str | None) -> Iterator[TextIO | None]:
+def _trace_file(path: str | None) -> Iterator[BinaryIO | None]:
     """The file of ``--trace``, for its owner only: prompts and answers are in it."""
     if path is None:
         yield None
         return
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    with open(path, "w", opener=lambda name, _: os.open(name, flags, 0o600)) as file:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+    with open(fd, "wb", buffering=0) as file:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            os.fchmod(fd, 0o600)
         yield file
 
 
-async def _serve(args: argparse.Namespace, limits: Limits, trace: TextIO | None) -> None:
+async def _serve(args: argparse.Namespace, limits: Limits) -> None:
     traces: list[Trace] = [TextTrace(log.debug)] if args.debug else []
-    if trace is not None:
-        traces.append(Recorder(trace))
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with _bridge(args) as bridge:
-            bridge.server = server = Server(Llambo(bridge), limits=limits, traces=traces)
-            async with trio.open_nursery() as connections:
-                connections.start_soon(_take_signals, signals, bridge, connections.cancel_scope)
-                async with trio.open_nursery() as accepting:
-                    await _listen(args, server, bridge, connections, accepting)
-                    connections.start_soon(_load_first, bridge, args)
-                    await bridge.quit.wait()
-                    log.info("shutting down: running answers get %g s", ANSWERS)
-                    accepting.cancel_scope.cancel()
-                await bridge.drain(ANSWERS, READERS)
-                await trio.sleep(LAST_REPLIES)
-                connections.cancel_scope.cancel()
+        # The listeners first: a second bridge at the same socket ends here, and must not touch
+        # the trace of the first.
+        async with _bridge(args) as bridge, _listening(args) as listeners:
+            with _trace_file(args.trace) as trace:
+                if trace is not None:
+                    traces.append(Recorder(trace))
+                bridge.server = server = Server(Llambo(bridge), limits=limits, traces=traces)
+                async with trio.open_nursery() as connections:
+                    connections.start_soon(_take_signals, signals, bridge, connections.cancel_scope)
+                    async with trio.open_nursery() as accepting:
+                        if listeners:
+                            accepting.start_soon(_accept, server, listeners, connections)
+                        if args.stdio:
+                            alone = not listeners
+                            connections.start_soon(
+                                partial(_serve_stdio, server, bridge, alone=alone)
+                            )
+                        connections.start_soon(_load_first, bridge, args)
+                        await bridge.quit.wait()
+                        log.info("shutting down: running answers get %g s", ANSWERS)
+                        accepting.cancel_scope.cancel()
+                    await bridge.drain(ANSWERS, READERS)
+                    await trio.sleep(LAST_REPLIES)
+                    connections.cancel_scope.cancel()
     log.info("ended")
 
 
@@ -164,54 +178,43 @@ async def _take_signals(
         bridge.quit.set()
 
 
-async def _listen(
-    args: argparse.Namespace,
-    server: Server,
-    bridge: Bridge,
-    connections: trio.Nursery,
-    accepting: trio.Nursery,
-) -> None:
-    """Begin to serve where the options say, and say where that is."""
-    listeners = await _open_listeners(args)
-    for listener in listeners:
-        log.info("serving %s", listen.address_of(listener))
-    if args.stdio:
-        connections.start_soon(_serve_stdio, server, bridge)
-    for listener in listeners:
-        if isinstance(listener, listen.UnixListener):
-            _say_how_to_use(str(listener.path))
-            break
-    if listeners:
-
-        async def accept() -> None:
-            await listen.serve(server, listeners, connections=connections)
-
-        accepting.start_soon(accept)
+async def _accept(server: Server, listeners: list[Listener], connections: trio.Nursery) -> None:
+    await listen.serve(server, listeners, connections=connections)
 
 
-async def _open_listeners(args: argparse.Namespace) -> list[Listener]:
-    """All or none. Raises `Error`, naming the address that cannot be served."""
+@asynccontextmanager
+async def _listening(args: argparse.Namespace) -> AsyncIterator[list[Listener]]:
+    """The listeners that the options ask for. Raises `Error` where one of them cannot be."""
     listeners: list[Listener] = []
     try:
-        with _naming("a socket that was passed"):
-            listeners += listen.inherited(insecure=args.insecure)
-        passed = bool(listeners)
-        for address in args.tcp:
-            host, _, port = address.rpartition(":")
-            if not host or not port.isdecimal() or int(port) > MAX_PORT:
-                raise Error(f"--tcp {address}: it takes HOST:PORT")
-            with _naming(f"tcp!{host}!{port}"):
-                listeners += await listen.tcp(host.strip("[]"), int(port), insecure=args.insecure)
-        if not (args.socket or args.stdio or passed):
-            args.socket = [args.default_socket]
-        for path in args.socket:
-            with _naming(path):
-                listeners.append(listen.unix(path, mode=args.socket_mode, group=args.socket_group))
-    except BaseException:
+        await _open_listeners(args, listeners)
+        for listener in listeners:
+            log.info("serving %s", listen.address_of(listener))
+        for listener in listeners:
+            if isinstance(listener, listen.UnixListener):
+                _say_how_to_use(str(listener.path))
+                break
+        yield listeners
+    finally:
         for listener in listeners:
             await trio.aclose_forcefully(listener)
-        raise
-    return listeners
+
+
+async def _open_listeners(args: argparse.Namespace, listeners: list[Listener]) -> None:
+    with _naming("a socket that was passed"):
+        listeners += listen.inherited(insecure=args.insecure)
+    passed = bool(listeners)
+    for address in args.tcp:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > MAX_PORT:
+            raise Error(f"--tcp {address}: it takes HOST:PORT")
+        with _naming(f"tcp!{host}!{port}"):
+            listeners += await listen.tcp(host.strip("[]"), int(port), insecure=args.insecure)
+    if not (args.socket or args.stdio or passed):
+        args.socket = [args.default_socket]
+    for path in args.socket:
+        with _naming(path):
+            listeners.append(listen.unix(path, mode=args.socket_mode, group=args.socket_group))
 
 
 @contextmanager
@@ -220,14 +223,15 @@ def _naming(address: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Error(f"cannot serve {address}: {error.strerror or error}") from error
+        help = "; --insecure allows it" if "loopback" in str(error) else ""
+        raise Error(f"cannot serve {address}: {error.strerror or error}{help}") from error
 
 
-async def _serve_stdio(server: Server, bridge: Bridge) -> None:
+async def _serve_stdio(server: Server, bridge: Bridge, *, alone: bool) -> None:
     peer = peer_of_stdin()
-    # When he hangs up, there is nothing left to do.
     await server.serve(listen.stdio(), peer=peer)
-    bridge.quit.set()
+    if alone:  # with him the last client has gone
+        bridge.quit.set()
 
 
 def _say_how_to_use(path: str) -> None:

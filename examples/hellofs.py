@@ -84,10 +84,12 @@ class NewsHandle(fs9p.Handle):
     def __init__(self, note: Note) -> None:
         self.note = note
         self.seen = note.changes
+        self.rest = b""
 
     def read(self, offset: int, count: int) -> fs9p.Reply[bytes]:
         """The text, once it has changed since this reader read it."""
-        return self._wait(count) if self.seen == self.note.changes else self._text(count)
+        here = self.rest or self.seen != self.note.changes
+        return self._text(count) if here else self._wait(count)
 
     async def _wait(self, count: int) -> bytes:
         while self.seen == self.note.changes:
@@ -95,8 +97,11 @@ class NewsHandle(fs9p.Handle):
         return self._text(count)
 
     def _text(self, count: int) -> bytes:
-        self.seen = self.note.changes
-        return bytes(self.note.text[:count])
+        if not self.rest:
+            self.seen = self.note.changes
+            self.rest = bytes(self.note.text)
+        text, self.rest = self.rest[:count], self.rest[count:]
+        return text
 
 
 async def main(path: str) -> None:

@@ -43,21 +43,18 @@ from py9p.messages import (
     Rerror,
     Rflush,
     Rversion,
-    Tattach,
     Tflush,
-    Topen,
     Tread,
     Tversion,
-    Twrite,
-    Twstat,
 )
 
 from fs9p.errors import INTERNAL, MAX_ENAME, NO_VERSION, Error
 from fs9p.fields import WireError
 from fs9p.framing import Framer
 from fs9p.limits import SMALLEST_MSIZE
-from fs9p.messages import Dialect, RerrorU, TattachU
+from fs9p.messages import Dialect, RerrorU
 from fs9p.peer import Peer
+from fs9p.requests import Request, Waiting
 from fs9p.session import Session
 from fs9p.wire import UnknownType, decode, encode
 
@@ -70,32 +67,12 @@ _QUEUE_BYTES = 256 << 10
 _TURN = 64
 """How many messages of one chunk are carried out before other connections get a turn."""
 
-_ACTING = frozenset({Tattach, TattachU, Topen, Twrite, Twstat})
-"""Messages that may have to wait, reads apart."""
-
 _FAREWELL = 1.0
-"""Seconds that a client which is hung up on has to take the replies before that."""
+"""Seconds that a client which is hung up on has to read what was sent before that."""
 
 _LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 log = logging.getLogger("fs9p")
-
-
-class Request:
-    """A request that waits. flushes: the tags of the Tflushes for it, in their order.
-
-    reads: whether it is a Tread. dropped: a Tversion has aborted it, and nothing may be
-    answered any more.
-    """
-
-    __slots__ = ("dropped", "flushes", "reads", "scope", "tag")
-
-    def __init__(self, tag: int, *, reads: bool) -> None:
-        self.tag = tag
-        self.reads = reads
-        self.scope = trio.CancelScope()
-        self.flushes: list[int] = []
-        self.dropped = False
 
 
 class Connection:
@@ -116,8 +93,7 @@ class Connection:
         self._session: Session | None = None
         self._framer = Framer(server.limits.msize)
         self._tags: dict[int, Request] = {}
-        self._running = 0
-        self._reads = 0
+        self._waiting = Waiting()
         self._ended = trio.lowlevel.ParkingLot()
         self._queue: list[bytes] = []
         self._queued = 0
@@ -127,6 +103,7 @@ class Connection:
         """Whether a frame may have been sent in part: nothing can be sent any more."""
         self._listening = trio.CancelScope()
         self._reason = ""
+        self._hung_up = False
         self._heard = 0.0
 
     @property
@@ -137,7 +114,7 @@ class Connection:
     @property
     def requests(self) -> int:
         """How many requests wait."""
-        return self._running
+        return len(self._waiting)
 
     @property
     def dialect(self) -> Dialect:
@@ -153,12 +130,13 @@ class Connection:
         """For how many seconds it has been idle beyond what it is granted (`Limits`)."""
         limits = self._server.limits
         granted = limits.idle_timeout if self.fids else limits.version_timeout
-        return 0.0 if self._running else trio.current_time() - self._heard - granted
+        return 0.0 if self._waiting else trio.current_time() - self._heard - granted
 
     def hang_up(self, reason: str) -> None:
         """End the connection, with an Rerror that says why if the client is reading."""
         self._reason = reason
         if self._sending:
+            log.warning("connection %d: hanging up: %s", self.number, reason)
             self._nursery.cancel_scope.cancel()
         else:
             self._listening.cancel()
@@ -169,7 +147,7 @@ class Connection:
         self._heard = trio.current_time()
         timeout = self._server.limits.version_timeout
         self._listening.deadline = self._heard + timeout
-        self._reason = f"invalid: no Tversion within {timeout:g} s"
+        self._reason = f"invalid: no version was agreed on within {timeout:g} s"
         try:
             for trace in self._server.traces:
                 trace.connected(self)
@@ -183,6 +161,8 @@ class Connection:
                 fs.disconnected(self)
                 for trace in self._server.traces:
                     trace.disconnected(self)
+            if self._hung_up:
+                await self._linger()
         except Exception:
             log.exception("connection %d: ended by a bug", self.number)
         finally:
@@ -202,8 +182,20 @@ class Connection:
             except WireError as caught:
                 error = str(caught)
             log.warning("connection %d: hanging up: %s", self.number, error)
+            self._hung_up = True
             with trio.move_on_after(_FAREWELL):
                 await self._drain()
+
+    async def _linger(self) -> None:
+        """Wait until the client has read the end.
+
+        A client whose request fails to be written does not look for what was said before.
+        """
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            with trio.move_on_after(_FAREWELL), suppress(*_LOST):
+                await self._stream.send_eof()
+                while await self._stream.receive_some():
+                    pass
 
     async def _carry_out(self) -> None:
         """Carry out the whole frames of a chunk, and send what they and others replied."""
@@ -217,21 +209,18 @@ class Connection:
         await self._drain()
 
     async def _message(self, frame: bytes | bytearray) -> None:
-        message: Message | None = None
-        unknown = ""
         try:
             if frame[4] % 2:
                 raise WireError(f"a client sent an R-message, type {frame[4]}")
             message = decode(frame, self.dialect)
         except UnknownType as error:
-            unknown = str(error)
-        finally:
-            for trace in self._server.traces:
-                trace.message(self, "<-", frame, message)
-        if message is None:
-            tag = int.from_bytes(frame[5:7], "little")
-            self._reply(self._rerror(Error(f"invalid message: {unknown}"), tag))
+            self._trace("<-", frame, None)
+            self._reply(self._rerror(Error(f"invalid message: {error}"), error.tag))
             return
+        except WireError:
+            self._trace("<-", frame, None)
+            raise
+        self._trace("<-", frame, message)
         if isinstance(message, Tversion):
             await self._tversion(message)
         else:
@@ -248,7 +237,7 @@ class Connection:
         try:
             if self._session is None:
                 raise Error(NO_VERSION)
-            self._check_room(message)
+            self._waiting.check(message, self._server.limits.requests)
             answer = self._session.answer(message)
         except Exception as error:
             answer = self._failure(error, tag)
@@ -256,25 +245,8 @@ class Connection:
             self._reply(answer)
         else:
             request = self._tags[tag] = Request(tag, reads=isinstance(message, Tread))
-            self._running += 1
-            self._reads += request.reads
+            self._waiting.add(request)
             self._nursery.start_soon(self._run_request, request, answer)
-
-    def _check_room(self, message: Message) -> None:
-        """Raise `Error` where one such request more, if it waits, is one too many.
-
-        Whether it would wait shows only when it is carried out, and then it may have done
-        something. What never waits is always carried out, lest nobody behind a mount can help.
-        """
-        kind = type(message)
-        if kind is Tread:
-            waiting = self._reads
-        elif kind in _ACTING:
-            waiting = self._running - self._reads
-        else:
-            return
-        if waiting >= self._server.limits.requests:
-            raise Error(f"temporarily out of requests: {waiting} are waiting, flush some")
 
     async def _run_request(self, request: Request, answer: Coroutine[Any, Any, Message]) -> None:
         reply: Message | None = None
@@ -291,8 +263,8 @@ class Connection:
 
     def _end_request(self, request: Request, reply: Message | None) -> None:
         """Queue what a request that waited has come to. reply: None if it was cancelled."""
-        self._running -= 1
-        self._reads -= request.reads
+        self._waiting.remove(request)
+        self._heard = trio.current_time()  # a client whose read has waited was not idle
         for tag in (request.tag, *request.flushes):
             del self._tags[tag]
         if request.dropped:
@@ -317,7 +289,7 @@ class Connection:
         for request in self._tags.values():
             request.dropped = True
             request.scope.cancel()
-        while self._running:
+        while self._waiting:
             await self._ended.park()
         self._end_session()
         limits = self._server.limits
@@ -369,10 +341,13 @@ class Connection:
         except (WireError, Error) as error:
             message = self._failure(error, message.tag)
             frame = encode(message, self.dialect)
-        for trace in self._server.traces:
-            trace.message(self, "->", frame, message)
+        self._trace("->", frame, message)
         self._queue.append(frame)
         self._queued += len(frame)
+
+    def _trace(self, direction: str, frame: bytes | bytearray, message: Message | None) -> None:
+        for trace in self._server.traces:
+            trace.message(self, direction, frame, message)
 
     async def _send(self) -> None:
         """Send what is queued, unless somebody is sending: he takes it along."""

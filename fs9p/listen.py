@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -33,6 +34,9 @@ _BACKLOG = 128
 
 _FAREWELL = 1.0
 """Seconds that a client turned away has to take note of it."""
+
+_ATTEMPTS, _PAUSE = 20, 0.01
+"""How often, and how many seconds apart, the lock of a socket's directory is tried."""
 
 _FIRST_INHERITED = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
@@ -73,15 +77,21 @@ def unix(
     directories are made, for this user only. The socket of a dead server is replaced.
 
     Raises `OSError`, with a text for the user: PermissionError if the directory belongs to
-    somebody else or the group may not be given, FileExistsError if the file is no socket,
-    EADDRINUSE if a server lives there, EINVAL if there is no such group.
+    somebody else or lets anybody replace its files, or if the group may not be given,
+    FileExistsError if the file is no socket, EADDRINUSE if a server lives there, EINVAL if
+    there is no such group, EBUSY if somebody keeps the directory locked.
     """
     gid = None if group is None else _gid(group)
     path = Path(os.path.abspath(path))
     _make_private(path.parent)
-    if path.parent.stat().st_uid != os.geteuid():
+    directory = path.parent.stat()
+    if directory.st_uid != os.geteuid():
         raise PermissionError(
             errno.EPERM, "the socket's directory belongs to somebody else", str(path.parent)
+        )
+    if directory.st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+        raise PermissionError(
+            errno.EPERM, "anybody may replace files in the socket's directory", str(path.parent)
         )
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -92,7 +102,7 @@ def unix(
             # that the umask left matters.
             try:
                 if gid is not None:
-                    os.chown(path, -1, gid)
+                    _give(path, gid)
                 path.chmod(mode)
                 sock.listen(_BACKLOG)
             except BaseException:
@@ -113,7 +123,7 @@ async def tcp(host: str, port: int, *, insecure: bool = False) -> list[trio.Sock
     ``insecure``. Other failures raise `OSError`.
     """
     found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = [str(sockaddr[0]) for *_, sockaddr in found]
+    addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
     if not insecure:
         _check_loopback(addresses)
     listeners: list[trio.SocketListener] = []
@@ -148,10 +158,15 @@ def inherited(*, insecure: bool = False) -> list[trio.SocketListener]:
     environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdecimal():
         return []
-    listeners = []
-    for fd in range(_FIRST_INHERITED, _FIRST_INHERITED + int(count)):
+    fds = range(_FIRST_INHERITED, _FIRST_INHERITED + int(count))
+    for fd in fds:
         os.set_inheritable(fd, False)
-        sock = socket.socket(fileno=fd)
+    return [_inherited(fd, insecure=insecure) for fd in fds]
+
+
+def _inherited(fd: int, *, insecure: bool) -> trio.SocketListener:
+    sock = socket.socket(fileno=fd)
+    try:
         if sock.type != socket.SOCK_STREAM or not sock.getsockopt(
             socket.SOL_SOCKET, socket.SO_ACCEPTCONN
         ):
@@ -161,8 +176,10 @@ def inherited(*, insecure: bool = False) -> list[trio.SocketListener]:
         sock.setblocking(False)
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
         _keep_alive(listener)
-        listeners.append(listener)
-    return listeners
+        return listener
+    except BaseException:
+        sock.close()
+        raise
 
 
 def address_of(listener: trio.abc.Listener[trio.SocketStream]) -> str:
@@ -174,6 +191,20 @@ def address_of(listener: trio.abc.Listener[trio.SocketStream]) -> str:
     if listener.socket.family == socket.AF_UNIX:
         return f"unix!{os.fsdecode(name)}"
     return f"tcp!{name[0]}!{name[1]}"
+
+
+def keep_stderr_apart() -> None:
+    """Make standard error /dev/null where it is the client's connection, as under inetd.
+
+    To be called before anything is logged; a terminal is left alone.
+    """
+    mode = os.fstat(2).st_mode
+    if not (stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode)):
+        return
+    if os.path.sameopenfile(2, 0) or os.path.sameopenfile(2, 1):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        os.close(null)
 
 
 def stdio() -> trio.StapledStream[trio.lowlevel.FdStream, trio.lowlevel.FdStream]:
@@ -237,7 +268,18 @@ def _gid(group: str | int) -> int:
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError:
-        raise OSError(errno.EINVAL, "there is no such group", group) from None
+        if group.isdecimal():
+            return int(group)
+        raise OSError(errno.EINVAL, f"there is no group {group!r}") from None
+
+
+def _give(path: Path, gid: int) -> None:
+    try:
+        os.chown(path, -1, gid)
+    except PermissionError as error:
+        raise PermissionError(
+            errno.EPERM, f"it may not be given to group {gid}: this user is not in it", str(path)
+        ) from error
 
 
 def _check_loopback(addresses: Sequence[str]) -> None:
@@ -264,10 +306,23 @@ def _make_private(directory: Path) -> None:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Keep other servers from creating or removing a socket in a directory meanwhile."""
+    """Keep other servers from creating or removing a socket in a directory meanwhile.
+
+    They hold it for a moment only. Raises BlockingIOError where somebody else goes on holding
+    it, as anybody can who may read the directory.
+    """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        for attempt in range(_ATTEMPTS):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if attempt == _ATTEMPTS - 1:
+                    raise BlockingIOError(
+                        errno.EBUSY, "somebody keeps the directory locked", str(directory)
+                    ) from None
+                time.sleep(_PAUSE)
         yield
     finally:
         os.close(fd)

@@ -28,24 +28,24 @@ def peer_of(stream: trio.SocketStream) -> Peer | None:
         return None
     raw = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     assert isinstance(raw, bytes)
-    return _peer(raw)
+    return _credentials(raw)
 
 
 def peer_of_stdin() -> Peer | None:
     """Who is at the other end of standard input.
 
     A unix socket says it; of any other socket nothing is known (inetd over TCP); a pipe or
-    a terminal belongs to whoever started this process, which runs as his user.
+    a terminal belongs to whoever started this process, which runs as his user. A program that
+    relays strangers to such a pipe, or to a socket pair of its own, answers for them.
     """
     if not stat.S_ISSOCK(os.fstat(0).st_mode):
         return Peer(os.getuid(), os.getgid(), os.getppid())
     with socket.socket(fileno=os.dup(0)) as sock:
         if sock.family != socket.AF_UNIX:
             return None
-        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        return _peer(raw)
+        return _credentials(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
 
 
-def _peer(raw: bytes) -> Peer:
+def _credentials(raw: bytes) -> Peer:
     pid, uid, gid = _UCRED.unpack(raw)
     return Peer(uid, gid, pid)

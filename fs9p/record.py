@@ -7,11 +7,13 @@ says nothing of what was meant.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import trio
 from py9p.messages import Message
@@ -44,17 +46,17 @@ class Record:
 class Recorder(Trace):
     """Writes down what goes over the wire, each line at once.
 
-    A file that cannot be written (a full disk) ends the recording, which is logged, and
-    disturbs nobody.
+    file: best without a buffer. One that cannot be written (a full disk) ends the recording,
+    which is logged, and disturbs nobody.
 
     A line is ``{"time":1.5,"connection":3,"event":"<-","type":"Tread","tag":1,"frame":"…"}``:
     seconds since the recording began, the frame in hexadecimal; ``type`` and ``tag`` are
     for searching only.
     """
 
-    def __init__(self, file: TextIO) -> None:
-        self._file: TextIO | None = file
-        self._began = trio.current_time()
+    def __init__(self, file: BinaryIO) -> None:
+        self._file: BinaryIO | None = file
+        self._began: float | None = None
 
     def connected(self, connection: Connection) -> None:
         """Note the beginning, and who it is."""
@@ -80,17 +82,21 @@ class Recorder(Trace):
     def _write(self, connection: Connection, event: str, more: dict[str, object]) -> None:
         if self._file is None:
             return
-        time = round(trio.current_time() - self._began, 6)
+        now = trio.current_time()
+        self._began = now if self._began is None else self._began
+        time = round(now - self._began, 6)
         line = {"time": time, "connection": connection.number, "event": event, **more}
+        data = json.dumps(line, separators=(",", ":")).encode() + b"\n"
         try:
-            self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+            if self._file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._file.flush()
         except OSError as error:
             log.error("the recording ends here: %s", error)
             self._file = None
 
 
-def read_records(lines: Iterable[str]) -> Iterator[Record]:
+def read_records(lines: Iterable[str | bytes]) -> Iterator[Record]:
     """What a `Recorder` has written. Raises `ValueError` for a line that is none of its own."""
     for number, line in enumerate(lines, 1):
         try:

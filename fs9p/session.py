@@ -229,7 +229,8 @@ class Session:
         try:
             data = handle.read(m.offset, count)
         except Error as error:
-            if not gave:
+            # To the reader of a directory 0 bytes would be its end.
+            if not gave or isinstance(fid.place.node, Directory):
                 raise
             fid.held = (m.offset, error)
             return Rread(b"", m.tag)
@@ -268,6 +269,7 @@ class Session:
     def _twrite(self, m: Twrite) -> Answer:
         fid = self._fid(m.fid)
         handle = fid.writable(m.offset)
+        fid.gave, fid.held = False, None
         count = handle.write(m.offset, m.data)
         if isinstance(count, int):
             return self._written(m, fid, count)

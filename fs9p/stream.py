@@ -17,7 +17,7 @@ _CHUNK = 64 << 10
 """Bytes received at once, as trio does."""
 
 
-class Socket(trio.abc.Stream):
+class Socket(trio.abc.HalfCloseableStream):
     """Takes over the socket of a `trio.SocketStream`, which must not be used any more.
 
     One task may send while another receives. Raises as `trio.abc.Stream` says.
@@ -53,6 +53,14 @@ class Socket(trio.abc.Stream):
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until there is room for some bytes."""
         await self._wait(trio.lowlevel.wait_writable)
+
+    async def send_eof(self) -> None:
+        """Send the end; receiving goes on."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise self._lost(error) from error
+        await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
         """Hang up."""

@@ -119,13 +119,13 @@ def test_a_socket_that_systemd_passes_is_served_instead_of_the_default_one(tmp_p
     assert os.path.exists(path)
 
 
-def test_a_tcp_client_of_inetd_is_nobody_to_the_bridge():
+def test_a_tcp_client_of_inetd_is_nobody_to_the_bridge_and_gets_no_line_of_its_log():
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname())
         accepted, _ = server.accept()
         bridge = subprocess.Popen(
             [*LLAMBO, "serve", "--stdio", *ECHO],
-            stdin=accepted, stdout=accepted, stderr=subprocess.DEVNULL,
+            stdin=accepted, stdout=accepted, stderr=accepted,
         )  # fmt: skip
         accepted.close()
     with client, bridge:
@@ -154,7 +154,7 @@ def over(sock, address):
         (["--max-fids", "0"], "'0' is not a whole number above 0"),
         (["--version-timeout", "-1"], "'-1' is not a number of seconds above 0"),
         (["--socket-mode", "9"], "'9' is not a mode such as 660"),
-        (["--socket-group", "nosuch", "--socket", "{}/9p"], "there is no such group"),
+        (["--socket-group", "nosuch", "--socket", "{}/9p"], "there is no group 'nosuch'"),
         (["--tcp", "nowhere"], "--tcp nowhere: it takes HOST:PORT"),
     ],
 )
@@ -203,7 +203,7 @@ def test_a_client_without_a_tversion_is_hung_up_on_in_time(serve):
     with socket.socket(socket.AF_UNIX) as silent:
         silent.connect(bridge.socket)
         assert select.select([silent], [], [], DEADLINE)[0]
-        assert b"no Tversion within 0.1 s" in silent.recv(100)
+        assert b"no version was agreed on within 0.1 s" in silent.recv(100)
 
 
 def test_an_idle_client_makes_room_in_time(serve):
@@ -237,9 +237,65 @@ def test_a_recording_has_every_message_and_is_for_its_owner_only(serve, tmp_path
         assert ask(files, "hello") == "hello"
     bridge.stop()
     assert path.stat().st_mode & 0o777 == 0o600
-    events = [record.event for record in read_records(path.open())]
+    events = [record.event for record in read_records(path.read_text().splitlines())]
     assert events.count("begin") == events.count("end") == 2  # the fixture looks in first
     assert events.count("<-") == events.count("->") > 10
+
+
+def test_a_recording_is_made_private_where_the_file_was_not(serve, tmp_path):
+    path = tmp_path / "trace"
+    path.write_text("old\n")
+    path.chmod(0o644)
+    serve(*ECHO, "--trace", str(path))
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "old" not in path.read_text()
+
+
+def test_a_recording_onto_a_full_disk_ends_and_changes_nothing_else(serve):
+    bridge = serve(*ECHO, "--trace", "/dev/full")
+    with bridge.files() as files:
+        assert ask(files, "hello") == "hello"
+    assert bridge.stop() == 0
+    assert bridge.log.read_text().count("the recording ends here") == 1
+
+
+def test_a_second_bridge_at_the_same_socket_leaves_the_recording_of_the_first_alone(
+    serve, tmp_path
+):
+    path = tmp_path / "trace"
+    bridge = serve(*ECHO, "--trace", str(path))
+    recorded = path.read_bytes()
+    refused("--socket", bridge.socket, "--trace", str(path))
+    assert path.read_bytes().startswith(recorded)
+
+
+def test_the_end_of_a_client_on_standard_input_ends_no_other(serve, tmp_path):
+    path = str(tmp_path / "beside")
+    bridge = subprocess.Popen(
+        [*LLAMBO, "serve", "--stdio", "--socket", path, *ECHO],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with bridge:
+        assert bridge.stderr.readline() == f"llambo: serving unix!{path}\n"
+        with Files(path) as files:
+            bridge.stdin.close()
+            assert bridge.stdout.read() == ""  # its connection has ended
+            assert ask(files, "still here") == "still here"
+        bridge.terminate()
+        bridge.stderr.read()
+    assert bridge.returncode == 0
+
+
+def test_a_socket_may_be_named_as_an_address(tmp_path):
+    command = [*LLAMBO, "serve", *ECHO, "--socket", f"unix!{tmp_path}/9p"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as bridge:
+        assert bridge.stderr.readline() == f"llambo: serving unix!{tmp_path}/9p\n"
+        bridge.terminate()
+        bridge.stderr.read()
+
+
+def test_what_allows_tcp_beyond_loopback_is_said(tmp_path):
+    assert "--insecure allows it" in refused("--tcp", "0.0.0.0:0", "--socket", f"{tmp_path}/9p")
 
 
 def test_a_recording_that_cannot_be_written_is_named(tmp_path):

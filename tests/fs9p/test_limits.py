@@ -13,7 +13,7 @@ from fs9p import Limits, Server, listen
 from fs9p.messages import RerrorU
 from tests.fs9p.conftest import Client
 
-LATE = Rerror("invalid: no Tversion within 30 s", NOTAG)
+LATE = Rerror("invalid: no version was agreed on within 30 s", NOTAG)
 EVICTED = "temporarily out of connections: this one was idle, and made room"
 
 
@@ -102,6 +102,33 @@ async def test_a_connection_whose_request_waits_is_not_idle(full, autojump_clock
         await client.send(Tread(1, 0, 9))
     await trio.sleep(1000)
     assert not full[0].server.make_room()
+
+
+async def test_a_connection_whose_request_has_waited_is_not_idle_at_once(
+    full, world, autojump_clock
+):
+    for client in full:
+        await client.open(1, "slow")
+        await client.send(Tread(1, 0, 9))
+    await trio.sleep(1000)
+    for waiting in world.waiting:
+        waiting.give(b"text")
+    await wait_all_tasks_blocked()
+    assert not full[0].server.make_room()
+    await trio.sleep(101)
+    assert full[0].server.make_room()
+
+
+async def test_a_client_that_asks_after_it_was_hung_up_on_finds_out_why(world, tmp_path, nursery):
+    server = Server(world, limits=Limits(connections=1, idle_timeout=1e-9))
+    path = tmp_path / "socket"
+    nursery.start_soon(listen.serve, server, [listen.unix(path)])
+    async with Client(await trio.open_unix_socket(str(path)), world) as client:
+        await client.version()
+        await client.attach()
+        async with Client(await trio.open_unix_socket(str(path)), world) as other:
+            await other.version()
+        assert (await client.rpc(Tstat(0))).ename == EVICTED
 
 
 async def test_with_nothing_attached_a_connection_is_idle_sooner(serve, autojump_clock):

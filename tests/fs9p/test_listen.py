@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import stat
@@ -250,19 +251,58 @@ async def test_the_mode_and_group_of_a_unix_socket_can_be_set(path):
 
 
 async def test_a_group_that_does_not_exist_is_named(path):
-    with pytest.raises(OSError, match="there is no such group: 'nosuch'"):
+    with pytest.raises(OSError, match="there is no group 'nosuch'"):
         listen.unix(path, group="nosuch")
     assert not path.exists()
 
 
-async def test_a_group_that_may_not_be_given_leaves_no_socket(path, monkeypatch):
+async def test_a_group_that_may_not_be_given_is_named_and_leaves_no_socket(path, monkeypatch):
     def chown(*_):
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "chown", chown)
-    with pytest.raises(PermissionError):
-        listen.unix(path, group=0)
+    with pytest.raises(PermissionError, match="it may not be given to group 7"):
+        listen.unix(path, group="7")
     assert not path.exists()
+
+
+async def test_a_directory_in_which_anybody_may_replace_files_is_refused(path):
+    path.parent.chmod(0o777)
+    with pytest.raises(PermissionError, match="anybody may replace files"):
+        listen.unix(path)
+    path.parent.chmod(0o1777)
+    async with listen.unix(path):
+        pass
+
+
+async def test_a_directory_that_somebody_keeps_locked_is_an_error(path):
+    fd = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    with pytest.raises(BlockingIOError, match="somebody keeps the directory locked"):
+        listen.unix(path)
+    os.close(fd)
+
+
+async def test_closing_does_not_wait_for_a_lock(path):
+    listener = listen.unix(path)
+    fd = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    await listener.aclose()
+    os.close(fd)
+    async with listen.unix(path):  # the socket that was left is a dead one
+        pass
+
+
+async def test_an_address_that_is_listed_twice_is_served_once(monkeypatch):
+    addresses = trio.socket.getaddrinfo
+
+    async def twice(host, port, **options):
+        times = 1 if "flags" in options else 2  # not for trio's own lookup of the address
+        return times * await addresses(host, port, **options)
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", twice)
+    (listener,) = await listen.tcp("127.0.0.1", 0)
+    await listener.aclose()
 
 
 async def test_a_listener_says_its_address(path):

@@ -24,7 +24,7 @@ async def conversation(serve, file, **dialled):
 
 
 async def test_every_frame_is_recorded_with_its_direction(serve):
-    file = io.StringIO()
+    file = io.BytesIO()
     await conversation(serve, file)
     records = list(read_records(file.getvalue().splitlines()))
     assert [record.event for record in records] == ["begin", "<-", "->", "<-", "->", "<-", "end"]
@@ -34,7 +34,7 @@ async def test_every_frame_is_recorded_with_its_direction(serve):
 
 
 async def test_a_line_says_time_type_and_tag_for_those_who_search(serve, autojump_clock):
-    file = io.StringIO()
+    file = io.BytesIO()
     await conversation(serve, file)
     line = json.loads(file.getvalue().splitlines()[3])
     assert line["type"] == "Tclunk"
@@ -44,13 +44,13 @@ async def test_a_line_says_time_type_and_tag_for_those_who_search(serve, autojum
 
 
 async def test_the_peer_is_recorded_where_it_is_known(serve):
-    file = io.StringIO()
+    file = io.BytesIO()
     await conversation(serve, file, peer=Peer(1, 2, 3))
     first = next(read_records(file.getvalue().splitlines()))
     assert first.peer == Peer(1, 2, 3)
 
 
-class FullDisk(io.StringIO):
+class FullDisk(io.BytesIO):
     def flush(self):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -71,3 +71,19 @@ def test_a_line_that_is_no_record_is_refused_with_its_number(line):
     assert next(records) == Record(1.5, 2, "end")
     with pytest.raises(ValueError, match="line 2 is no record"):
         next(records)
+
+
+class NearlyFullDisk(io.BytesIO):
+    def write(self, data):
+        return super().write(data[:9])
+
+
+async def test_half_a_line_ends_the_recording(serve, caplog):
+    file = NearlyFullDisk()
+    await conversation(serve, file)
+    assert len(file.getvalue()) == 9
+    assert "the recording ends here" in caplog.text
+
+
+def test_a_recorder_can_be_made_before_the_event_loop_runs():
+    Recorder(io.BytesIO())

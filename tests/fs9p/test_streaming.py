@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from py9p.messages import Rread, Tread
+from py9p.messages import Rread, Rwrite, Topen, Tread, Twrite
 from trio.testing import wait_all_tasks_blocked
 
-from fs9p import Error
+from fs9p import Error, Text
 
 
 async def read(client):
@@ -120,3 +120,22 @@ async def test_a_plain_9p2000_client_gets_an_error_at_once(client, world):
     await client.open(1, "stream")
     await read(client)
     assert (await read(client)).ename == "i/o error: it broke"
+
+
+async def test_a_write_drops_an_error_that_was_put_off(unix_client, world):
+    world.pieces = [b"a piece", Error("i/o error: it broke")]
+    await unix_client.open(1, "stream", mode=2)
+    await read(unix_client)
+    await read(unix_client)
+    assert await unix_client.rpc(Twrite(1, b"x")) == Rwrite(1)
+    world.pieces = [b"the next"]
+    assert await read(unix_client) == Rread(b"the next")
+
+
+async def test_an_error_of_a_directory_is_never_put_off(unix_client, world):
+    world.root._children["long"] = Text("n" * 300, 99, lambda: b"")
+    await unix_client.walk(1)
+    await unix_client.rpc(Topen(1))
+    first = await unix_client.rpc(Tread(1, 0, 120))
+    assert first.data
+    assert (await unix_client.rpc(Tread(1, 7, 120))).ename == "illegal offset"

@@ -8,7 +8,7 @@ import trio
 from trio.testing import MemoryReceiveStream
 
 
-class Line(trio.abc.Stream):
+class Line(trio.abc.HalfCloseableStream):
     """The wire between a client and the server: here the server's end, and the client's ways.
 
     looking: whether the client takes what the server sends. left: it sends nothing more.
@@ -27,6 +27,7 @@ class Line(trio.abc.Stream):
         self._look = trio.lowlevel.ParkingLot()
         self._replies = bytearray()
         self._sending = False
+        self._eof = False
         self._requests = MemoryReceiveStream()
 
     # The server's end
@@ -42,6 +43,8 @@ class Line(trio.abc.Stream):
     async def send_all(self, data):
         if self._sending:
             raise trio.BusyResourceError("two send at once")
+        if self._eof:
+            raise trio.ClosedResourceError("sent after the end")
         self._sending = True
         try:
             await trio.lowlevel.checkpoint()
@@ -56,6 +59,12 @@ class Line(trio.abc.Stream):
             self._replies += data[first:]
         finally:
             self._sending = False
+
+    async def send_eof(self):
+        if self._sending:
+            raise trio.BusyResourceError("the end is sent in the middle of something")
+        self._eof = True
+        await trio.lowlevel.checkpoint()
 
     async def wait_send_all_might_not_block(self):
         raise NotImplementedError
