@@ -1,18 +1,17 @@
 """A bridge in a process of its own, and clients that speak 9P message by message.
 
-What `benchmarks.connections`, `benchmarks.soak` and tests/e2e/test_many.py have in common. A
-`Wire` sends what it is told to and judges nothing, so that it can misbehave; one thread can
-hold a thousand of them.
+What the benchmarks, the soak and tests/e2e/test_many.py have in common. A `Wire` sends what it is
+told to and judges nothing, so that it can misbehave; one thread can hold a thousand of them.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -96,9 +95,9 @@ class Wire:
                 raise Error(reply.ename)
         return reply
 
-    def attach(self, aname: str = "") -> None:
+    def attach(self, aname: str = "", *, msize: int = MSIZE) -> None:
         """Begin a session, and attach fid 0."""
-        self.ask(Tversion(MSIZE))
+        self.ask(Tversion(msize))
         self.ask(Tattach(0, "bench", NOFID, aname=aname, tag=0))
 
     def open(self, fid: int, path: str, mode: int = int(OREAD)) -> None:
@@ -106,9 +105,14 @@ class Wire:
         names = tuple(path.split("/"))
         self.ask(Twalk(0, fid, names, 0), Topen(fid, mode, 0))
 
-    def read(self, fid: int, offset: int = 0) -> bytes:
+    def write(self, fid: int, path: str, text: bytes) -> None:
+        """Open, write and clunk."""
+        self.open(fid, path, int(OWRITE))
+        self.ask(Twrite(fid, text, 0, 0), Tclunk(fid, 0))
+
+    def read(self, fid: int, offset: int = 0, count: int = MSIZE) -> bytes:
         """What one Tread gives."""
-        reply = self.ask(Tread(fid, offset, MSIZE, 0))
+        reply = self.ask(Tread(fid, offset, count, 0))
         assert isinstance(reply, Rread)
         return reply.data
 
@@ -277,13 +281,13 @@ class Bridge:
         return self._log.read_text()
 
     def ready(self) -> bool:
-        """Whether it answers. Raises SystemExit where it has ended."""
+        """Whether it has its model. Raises SystemExit where it has ended."""
         if self._process.poll() is not None:
             raise SystemExit(f"the bridge has ended: {self.log}")
-        with suppress(Exception):
-            with Wire(self.address) as wire:
-                wire.attach()
-            return True
+        with suppress(Exception), Wire(self.address) as wire:
+            wire.attach()
+            wire.open(1, "model")
+            return bool(json.loads(wire.whole(1))["state"] == "ready")
         return False
 
     @property
@@ -302,12 +306,13 @@ class Bridge:
 
 
 @contextmanager
-def serving(folder: Path, *options: str) -> Iterator[Bridge]:
-    """A bridge that answers, to the end of the block."""
-    os.makedirs(folder, exist_ok=True)
-    bridge = Bridge(folder, *options)
-    try:
-        until(bridge.ready)
-        yield bridge
-    finally:
-        bridge.end()
+def serving(*options: str) -> Iterator[Bridge]:
+    """A bridge that has its model, to the end of the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        bridge = Bridge(Path(folder), *options)
+        try:
+            if not until(bridge.ready):
+                raise SystemExit(f"the bridge does not get ready: {bridge.log}")
+            yield bridge
+        finally:
+            bridge.end()

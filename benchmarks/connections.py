@@ -8,11 +8,7 @@ growth of the whole process, divided by the number of connections.
 from __future__ import annotations
 
 import argparse
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import psutil
 from rich.console import Console
@@ -41,18 +37,11 @@ def run(count: int) -> Table:
         "--max-connections", f"{count + 1}", "--max-sessions", f"{count}", "--max-answers",
         f"{count}",
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        with _serving(folder, "idle", "--engine", SLOW, *options) as (bridge, watch):
-            _wait(bridge, watch, count, table)
-        with _serving(folder, "busy", "--engine", "echo", *options) as (bridge, watch):
-            _answer(bridge, watch, count, table)
+    with serving("--engine", SLOW, *options) as bridge, Watch(bridge.address) as watch:
+        _wait(bridge, watch, count, table)
+    with serving("--engine", "echo", *options) as bridge, Watch(bridge.address) as watch:
+        _answer(bridge, watch, count, table)
     return table
-
-
-@contextmanager
-def _serving(folder: str, name: str, *options: str) -> Iterator[tuple[Bridge, Watch]]:
-    with serving(Path(folder, name), *options) as bridge, Watch(bridge.address) as watch:
-        yield bridge, watch
 
 
 def _wait(bridge: Bridge, watch: Watch, count: int, table: Table) -> None:

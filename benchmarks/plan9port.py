@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.run import bridge
+from benchmarks.clients import serving
 
 TIMES = 100
 
@@ -45,7 +45,8 @@ def main() -> None:
         command = ["9p", "-a", address, "read", "status"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
-    with bridge("--engine", "echo") as (path, _), tempfile.TemporaryDirectory() as folder:
+    with serving("--engine", "echo") as bridge, tempfile.TemporaryDirectory() as folder:
+        path = bridge.address
         measure("a program that does nothing", lambda: subprocess.run(["true"], check=True))
         measure("9p read status", lambda: read(f"unix!{path}"))
         posted, mounted = f"unix!{folder}/posted", Path(folder, "mnt")

@@ -11,18 +11,14 @@ import os
 import platform
 import statistics
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.clients import LLAMBO, serving
 from benchmarks.wire import (
     RATE,
     READERS,
@@ -33,38 +29,10 @@ from benchmarks.wire import (
 )
 from ctl.client import Files
 
-LLAMBO = str(Path(sys.executable).parent / "llambo")
 RESULTS = Path(__file__).with_name("results.json")
 ROUNDS = 5
 TOKENS = 128
 QUESTION = "Write a long story about number {} and its friends."
-
-
-@contextmanager
-def bridge(*options: str) -> Iterator[tuple[str, psutil.Process]]:
-    """A running bridge: its socket and its process."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/9p"
-        process = subprocess.Popen(
-            [LLAMBO, "serve", "--socket", path, *options], stderr=subprocess.DEVNULL
-        )
-        try:
-            while not _ready(path):
-                if process.poll() is not None:
-                    raise SystemExit("the bridge did not start")
-                time.sleep(0.05)
-            yield path, psutil.Process(process.pid)
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _ready(path: str) -> bool:
-    try:
-        with Files(path) as files:
-            return bool(json.loads(files.read("model"))["state"] == "ready")
-    except Exception:
-        return False
 
 
 def _ask(path: str, number: int, tokens: int) -> tuple[float, int, int]:
@@ -126,7 +94,8 @@ def main() -> None:
             | {"bar": bar, "met": met}
         )
 
-    with bridge("--engine", "echo") as (path, process):
+    with serving("--engine", "echo") as bridge:
+        path = bridge.address
         for name, values in measure_rpcs(path).items():
             row(f"RPC: {name}, p50", "µs", values, "<= 80", statistics.median(values) <= 80)
         rates = measure_throughput(path)
@@ -140,17 +109,18 @@ def main() -> None:
             statistics.median(ratios) <= 3)  # fmt: skip
         dial = measure_dial(path)
         row("llambo dial, start to end", "ms", dial, "< 60", statistics.median(dial) < 60)
-        echo_rss = [process.memory_info().rss / 1e6]
+        echo_rss = [bridge.resident / 1e6]
         row("bridge resident, echo engine", "MB", echo_rss, "< 45", echo_rss[0] < 45)
-    with bridge("--engine", f"echo:{RATE}") as (path, process):
-        streams = [measure_streams(path, process) for _ in range(3)]
+    with serving("--engine", f"echo:{RATE}") as bridge:
+        streams = [measure_streams(bridge) for _ in range(3)]
         cpu = [100 * each.cpu for each in streams]
         row(f"{READERS} readers, {RATE} words/s each: bridge", "% of a core", cpu, "< 60",
             statistics.median(cpu) < 60)  # fmt: skip
         whole = [float(each.complete) for each in streams]
         row("of these, answers that were whole", "", whole, str(READERS),
             min(whole) == READERS)  # fmt: skip
-    with bridge() as (path, process):
+    with serving() as bridge:
+        path = bridge.address
         first, pieces = measure_streaming(path)
         row("first bytes after submission", "ms", first, "< 150", statistics.median(first) < 150)
         row("pieces read a token", "", pieces, "about 1", statistics.median(pieces) > 0.9)
@@ -161,14 +131,14 @@ def main() -> None:
             four / one for one, four in zip(sessions_rates[1], sessions_rates[4], strict=True)
         ]
         row("4 sessions against 1", "×", ratios, ">= 1.5", statistics.median(ratios) >= 1.5)
-        rss = [process.memory_info().rss / 1e6]
+        rss = [bridge.resident / 1e6]
         row("bridge resident, without its worker", "MB", rss, "< 45", rss[0] < 45)
 
     table = Table("what", "median", "range", "unit", "bar", "met", box=None)
     for r in rows:
-        values = (f"{r['median']:.2f}", f"{r['low']:.2f} to {r['high']:.2f}")
+        figures = (f"{r['median']:.2f}", f"{r['low']:.2f} to {r['high']:.2f}")
         bar = str(r["bar"])
-        table.add_row(str(r["what"]), *values, str(r["unit"]), bar, "yes" if r["met"] else "NO")
+        table.add_row(str(r["what"]), *figures, str(r["unit"]), bar, "yes" if r["met"] else "NO")
     Console(width=110).print(table)
     RESULTS.write_text(
         json.dumps({"cores": os.cpu_count(), "python": platform.python_version(), "rows": rows})

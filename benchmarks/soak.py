@@ -162,7 +162,7 @@ def soak(seconds: float, seed: str, folder: Path) -> tuple[Table, Tally, list[st
     options = ("--engine", f"echo:{RATE}", "--tcp", "127.0.0.1:0", "--session-ttl", f"{TTL}")
     total, wrong, rests = Tally(), [], []
     rounds = max(FEWEST, min(MOST, int(seconds / ROUND)))
-    with serving(folder, *options) as bridge:
+    with serving(*options) as bridge:
         tcp = LISTENING.search(bridge.log)
         assert tcp is not None
         with Watch(bridge.address) as watch:

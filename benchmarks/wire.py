@@ -14,23 +14,11 @@ import statistics
 import time
 from dataclasses import dataclass, field
 
-import psutil
-from py9p.constants import IOHDRSZ, NOFID
-from py9p.messages import (
-    Message,
-    Rerror,
-    Rread,
-    Tattach,
-    Tclunk,
-    Topen,
-    Tread,
-    Tstat,
-    Tversion,
-    Twalk,
-    Twrite,
-)
+from py9p.constants import IOHDRSZ, OWRITE
+from py9p.messages import Rread, Tclunk, Tread, Tstat, Twalk, Twrite
 
-from fs9p import Framer, decode, encode
+from benchmarks.clients import Bridge, Wire, serving
+from fs9p import encode
 
 MSIZE = (128 << 10) + IOHDRSZ
 ROUNDS = 5
@@ -40,59 +28,31 @@ LARGE = 64 << 10
 READERS, RATE, ITEMS = 100, 50, 250
 
 
-class Wire:
-    """A client that has attached. Replies are taken in the order in which requests were sent."""
+def _attached(path: str) -> Wire:
+    client = Wire(path)
+    client.attach("new", msize=MSIZE)
+    return client
 
-    def __init__(self, path: str, aname: str = "new") -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(path)
-        self.framer = Framer(MSIZE)
-        self.rpc(Tversion(MSIZE))
-        self.rpc(Tattach(0, "bench", NOFID, aname))
 
-    def rpc(self, message: Message) -> Message:
-        self.socket.sendall(encode(message))
-        while (frame := self.framer.next_frame()) is None:
-            self.framer.feed(self.socket.recv(MSIZE))
-        reply = decode(frame)
-        if isinstance(reply, Rerror):
-            raise SystemExit(f"{message}: {reply.ename}")
-        return reply
-
-    def open(self, fid: int, name: str, mode: int = 0) -> None:
-        self.rpc(Twalk(0, fid, (name,)))
-        self.rpc(Topen(fid, mode))
-
-    def write(self, fid: int, name: str, text: bytes) -> None:
-        self.open(fid, name, 1)
-        self.rpc(Twrite(fid, text))
-        self.rpc(Tclunk(fid))
-
-    def exchange(self, *frames: bytes) -> None:
-        """Send each and take its reply, which comes in one piece if it is not large."""
+def _p50(client: Wire, *frames: bytes) -> float:
+    """Microseconds of one of these RPCs, the median of many; each reply is taken undecoded."""
+    sock, times = client.socket, []
+    for _ in range(RPCS):
+        began = time.perf_counter()
         for frame in frames:
-            self.socket.sendall(frame)
-            reply = self.socket.recv(MSIZE)
-            while len(reply) < int.from_bytes(reply[:4], "little"):
-                reply += self.socket.recv(MSIZE)
-
-    def p50(self, *frames: bytes) -> float:
-        """Microseconds of one of these RPCs, the median of many."""
-        times = []
-        for _ in range(RPCS):
-            began = time.perf_counter()
-            self.exchange(*frames)
-            times.append(time.perf_counter() - began)
-        return statistics.median(times) * 1e6 / len(frames)
+            sock.sendall(frame)
+            reply = sock.recv(MSIZE)
+            while len(reply) < int.from_bytes(reply[:4], "little"):  # a large one comes in pieces
+                reply += sock.recv(MSIZE)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times) * 1e6 / len(frames)
 
 
 def measure_rpcs(path: str) -> dict[str, list[float]]:
     """Microseconds (p50 of each round) of RPCs that need not wait, by one client that blocks."""
-    client = Wire(path)
+    client = _attached(path)
     client.open(1, "status")
-    reply = client.rpc(Tread(1, 0, 8192))
-    assert isinstance(reply, Rread)
-    assert reply.data.startswith(b'{"status":"ok"')
+    assert client.read(1).startswith(b'{"status":"ok"')
     cases = {
         "Tread of status": (encode(Tread(1, 0, 8192)),),
         "Tstat": (encode(Tstat(1)),),
@@ -101,27 +61,27 @@ def measure_rpcs(path: str) -> dict[str, list[float]]:
     figures: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(ROUNDS):
         for name, frames in cases.items():
-            figures[name].append(client.p50(*frames))
+            figures[name].append(_p50(client, *frames))
     client.socket.close()
     return figures
 
 
 def measure_large_reads(path: str) -> tuple[list[float], list[float]]:
     """Microseconds (p50 of each round) of a Tread answered with 64 KiB, and with none."""
-    client = Wire(path)
+    client = _attached(path)
     client.write(1, "params", b"max_tokens 8000\n")
     words = b" ".join(b"%031d" % n for n in range(LARGE // 32))
     client.write(1, "prompt", words + b" end")
     client.open(1, "output")
     size = 0
-    while data := client.rpc(Tread(1, size, LARGE)).data:  # type: ignore[attr-defined]
+    while data := client.read(1, size, LARGE):
         size += len(data)
     large, empty = encode(Tread(1, 0, LARGE)), encode(Tread(1, size, LARGE))
-    assert len(client.rpc(Tread(1, 0, LARGE)).data) == LARGE  # type: ignore[attr-defined]
+    assert len(client.read(1, 0, LARGE)) == LARGE
     figures: tuple[list[float], list[float]] = ([], [])
     for _ in range(ROUNDS):
-        figures[0].append(client.p50(large))
-        figures[1].append(client.p50(empty))
+        figures[0].append(_p50(client, large))
+        figures[1].append(_p50(client, empty))
     client.socket.close()
     return figures
 
@@ -129,7 +89,7 @@ def measure_large_reads(path: str) -> tuple[list[float], list[float]]:
 def measure_throughput(path: str) -> list[float]:
     """Treads a second in all with ten clients, each with one outstanding."""
     frame = encode(Tread(1, 0, 8192))
-    clients = [Wire(path) for _ in range(CLIENTS)]
+    clients = [_attached(path) for _ in range(CLIENTS)]
     rates = []
     with selectors.DefaultSelector() as selector:
         for client in clients:
@@ -172,37 +132,34 @@ class _Reader:
     items: int = 0
 
     def ask_more(self) -> None:
-        self.client.socket.sendall(encode(Tread(2, len(self.got), 8192)))
+        self.client.send(Tread(2, len(self.got), 8192))
 
     def take(self) -> bool:
         """Whether this was the end."""
-        self.client.framer.feed(self.client.socket.recv(MSIZE))
-        while (frame := self.client.framer.next_frame()) is not None:
-            reply = decode(frame)
-            assert isinstance(reply, Rread), reply
-            if not reply.data:
-                return True
+        reply = self.client.receive()
+        assert isinstance(reply, Rread), reply
+        if reply.data:
             self.got += reply.data
             self.items += 1
             self.ask_more()
-        return False
+        return not reply.data
 
 
-def measure_streams(path: str, process: psutil.Process) -> Streams:
+def measure_streams(bridge: Bridge) -> Streams:
     """100 readers of 100 answers at 50 words a second each, on the echo engine at that rate."""
     readers = []
     for n in range(READERS):
         text = b" ".join(b"word%d-%d" % (n, k) for k in range(ITEMS))
-        client = Wire(path)
+        client = _attached(bridge.address)
         client.write(1, "params", b"max_tokens %d\n" % ITEMS)
-        client.open(1, "prompt", 1)
-        client.rpc(Twrite(1, text))
+        client.open(1, "prompt", int(OWRITE))
+        client.ask(Twrite(1, text))
         client.open(2, "output")
         readers.append(_Reader(client, text))
-    began, cpu = time.perf_counter(), sum(process.cpu_times()[:2])
+    began, cpu = time.perf_counter(), sum(bridge.process.cpu_times()[:2])
     with selectors.DefaultSelector() as selector:
         for reader in readers:
-            reader.client.rpc(Tclunk(1))
+            reader.client.ask(Tclunk(1))
             reader.ask_more()
             selector.register(reader.client.socket, selectors.EVENT_READ, reader)
         while selector.get_map():
@@ -210,7 +167,7 @@ def measure_streams(path: str, process: psutil.Process) -> Streams:
                 if key.data.take():
                     selector.unregister(key.fileobj)
     seconds = time.perf_counter() - began
-    cpu = sum(process.cpu_times()[:2]) - cpu
+    cpu = sum(bridge.process.cpu_times()[:2]) - cpu
     for reader in readers:
         reader.client.socket.close()
     complete = sum(bytes(reader.got) == reader.text for reader in readers)
@@ -219,14 +176,13 @@ def measure_streams(path: str, process: psutil.Process) -> Streams:
 
 def main() -> None:
     """Measure everything here and print it as JSON."""
-    from benchmarks.run import bridge
-
-    with bridge("--engine", "echo") as (path, _):
+    with serving("--engine", "echo") as bridge:
+        path = bridge.address
         figures: dict[str, object] = dict(measure_rpcs(path))
         figures["Treads a second, ten clients"] = measure_throughput(path)
         figures["Tread of 64 KiB"], figures["of nothing"] = measure_large_reads(path)
-    with bridge("--engine", f"echo:{RATE}") as (path, process):
-        figures["100 readers"] = vars(measure_streams(path, process))
+    with serving("--engine", f"echo:{RATE}") as bridge:
+        figures["100 readers"] = vars(measure_streams(bridge))
     for name, values in figures.items():
         print(f"{name}: {json.dumps(values)}")
 

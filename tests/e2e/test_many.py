@@ -7,10 +7,10 @@ import psutil
 import pytest
 from py9p.messages import Tread
 
-from benchmarks.clients import Crowd, Watch, until
+from benchmarks.clients import Crowd, Watch, Wire, until
 from benchmarks.soak import RATE as SOAKING
 from benchmarks.soak import SUSPICIOUS, TTL, clients
-from benchmarks.wire import LARGE, Wire
+from benchmarks.wire import LARGE
 from fs9p import encode
 from tests.e2e.conftest import ask
 
@@ -70,6 +70,7 @@ def test_a_client_that_never_reads_is_not_read_and_costs_little(echo):
     """It asks for six gigabytes. What the kernel holds of it is not the bridge's."""
     process = psutil.Process(echo.process.pid)
     client = Wire(echo.socket)
+    client.attach(msize=2 * LARGE)
     client.write(1, "system", b"x" * LARGE)
     client.open(1, "system")
     before = process.memory_info().rss

@@ -39,7 +39,10 @@ from fs9p.messages import RerrorU
 
 _NUMBER = re.compile("[0-9]+")
 
-FAREWELLS = ("invalid: no version was agreed on within", "temporarily out of connections: this one was idle")
+FAREWELLS = (
+    "invalid: no version was agreed on within",
+    "temporarily out of connections: this one was idle",
+)
 """What the server says when it hangs up by itself."""
 
 NEVER_GRANTED = (Tauth, Tcreate, Tremove)
