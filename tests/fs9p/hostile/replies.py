@@ -39,6 +39,9 @@ from fs9p.messages import RerrorU
 
 _NUMBER = re.compile("[0-9]+")
 
+TOO_SMALL = re.compile("invalid msize [0-9]+: at least ")
+"""What is answered to a Tversion with too small an msize."""
+
 FAREWELLS = (
     "invalid: no version was agreed on within",
     "temporarily out of connections: this one was idle",
@@ -238,12 +241,11 @@ class Expectations:
             reply = decode(frame, Dialect.PLAIN)
         except WireError:
             return None
-        found = reply.tag == asked.tag and reply.ename.startswith("invalid msize")
-        return reply if found else None
+        return reply if reply.tag == asked.tag and TOO_SMALL.match(reply.ename) else None
 
     def _is_version_reply(self, reply: Message) -> bool:
         return isinstance(reply, Rversion) or (
-            isinstance(reply, Rerror) and reply.ename.startswith("invalid msize")
+            isinstance(reply, Rerror) and bool(TOO_SMALL.match(reply.ename))
         )
 
     def _begin_session(self, reply: Message) -> None:
