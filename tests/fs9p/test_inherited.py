@@ -6,11 +6,16 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 from py9p import Client as Py9pClient
 
 from fs9p import Peer, listen
+from tests.conftest import started
+
+DEADLINE = 60
+"""Seconds for any process to end."""
 
 
 @pytest.fixture
@@ -19,12 +24,15 @@ def path(tmp_path):
 
 
 PASSED = """
-import os, socket, sys
-sock = socket.socket(fileno=int(sys.argv[1]))
-os.dup2(sock.fileno(), 3)
-os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="llambo")
-os.execv(sys.executable, [sys.executable, "-c", sys.argv[2]])
+import fcntl, os, sys
+count = int(sys.argv[1])
+high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[2 : 2 + count]]
+for n, fd in enumerate(high, 3):
+    os.dup2(fd, n)
+os.environ.update(LISTEN_FDS=str(count), LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="llambo")
+os.execv(sys.argv[2 + count], sys.argv[2 + count :])
 """
+"""Takes the descriptors that follow their count, as systemd passes them, to a command."""
 
 INHERITS = """
 import os, trio, fs9p
@@ -38,26 +46,41 @@ trio.run(fs9p.listen.serve, server, listeners)
 """
 
 
-def inherit(sock):
-    """A process that was passed this socket as systemd passes one."""
-    return subprocess.Popen(
-        [sys.executable, "-c", PASSED, str(sock.fileno()), INHERITS],
-        pass_fds=[sock.fileno()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+@contextmanager
+def passing(socks, *command):
+    """The command, which was passed these sockets as systemd passes them. They are closed here."""
+    fds = [sock.fileno() for sock in socks]
+    with started(
+        [sys.executable, "-c", PASSED, str(len(fds)), *map(str, fds), *command],
+        pass_fds=fds, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        for sock in socks:
+            sock.close()
+        yield process
+
+
+def inherit(*socks):
+    return passing(socks, sys.executable, "-c", INHERITS)
 
 
 def test_sockets_that_systemd_passes_are_served(path):
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(str(path))
-        sock.listen()
-        with inherit(sock) as process, Py9pClient.connect_unix(str(path)) as client:
-            client.negotiate()
-            client.attach()
-            client.walk(0, 1, "a")
-            client.open(1)
-            assert client.read(1) == b"text"
-            process.terminate()
-            assert process.stdout.read() == f"unix!{path}\n"
+    unix, tcp = socket.socket(socket.AF_UNIX), socket.create_server(("127.0.0.1", 0))
+    unix.bind(str(path))
+    unix.listen()
+    host, port = tcp.getsockname()
+    with inherit(unix, tcp) as process:
+        for connect in (
+            lambda: Py9pClient.connect_unix(str(path)),
+            lambda: Py9pClient(socket.create_connection((host, port))),
+        ):
+            with connect() as client:
+                client.negotiate()
+                client.attach()
+                client.walk(0, 1, "a")
+                client.open(1)
+                assert client.read(1) == b"text"
+        process.terminate()
+        assert process.stdout.read() == f"unix!{path} tcp!{host}!{port}\n"
     assert path.exists()  # it is systemd's
 
 
@@ -77,7 +100,7 @@ def test_sockets_that_cannot_be_served_are_refused(path, family, kind, error):
             sock.listen()
         with inherit(sock) as process:
             assert error in process.stderr.read()
-    assert process.returncode == 1
+            assert process.wait(DEADLINE) == 1
 
 
 @pytest.mark.parametrize(
@@ -111,3 +134,47 @@ def test_a_tcp_connection_as_standard_input_is_nobody():
     ):
         out = subprocess.check_output([sys.executable, "-c", PEER], stdin=client, text=True)
     assert out == "None\n"
+
+
+STDIO = """
+import os, trio, fs9p
+async def main():
+    stream = fs9p.listen.stdio()
+    print("a stray line")
+    os.write(1, b"and another")
+    assert os.read(0, 1) == b""
+    server = fs9p.Server(fs9p.Tree(fs9p.Folder("/", 0, [fs9p.Text("a", 1, lambda: b"text")])))
+    await server.serve(stream)
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("kind", ["pipes", "one socket"])
+def test_stdio_serves_one_connection_and_keeps_stray_output_away(kind):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ends = (subprocess.PIPE, subprocess.PIPE) if kind == "pipes" else (theirs, theirs)
+        with started(
+            [sys.executable, "-c", STDIO], stdin=ends[0], stdout=ends[1], stderr=subprocess.PIPE
+        ) as process:
+            theirs.close()
+            transport = Pipes(process) if kind == "pipes" else ours
+            client = Py9pClient(transport)
+            client.negotiate()
+            client.attach(uname="glenda")
+            client.walk(0, 1, "a")
+            client.open(1)
+            assert client.read(1) == b"text"
+            client.close()
+            errors = process.stderr.read()
+            assert process.wait(DEADLINE) == 0
+    assert b"a stray line" in errors
+    assert b"and another" in errors
+
+
+class Pipes:
+    def __init__(self, process):
+        self.read = process.stdout.read
+        self.write = process.stdin.write
+        self.flush = process.stdin.flush
+        self.close = process.stdin.close

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import trio
@@ -77,19 +77,19 @@ async def _hold(records, server, nursery):
             connections[record.connection] = Replayed(ours, qids)
             continue
         connection = connections[record.connection]
-        if record.event == "->":
-            try:
+        try:
+            if record.event == "->":
                 with trio.fail_after(PATIENCE):
                     await connection.expect(record.frame)
-            except (Mismatch, trio.TooSlowError) as error:
-                raise Mismatch(f"line {number}: {error!r}") from error
-            compared += 1
-        else:
-            await trio.sleep_until(began + record.time)
-            if record.event == "<-":
-                await connection.send(record.frame)
+                compared += 1
             else:
-                await connections.pop(record.connection).end()
+                await trio.sleep_until(began + record.time)
+                if record.event == "<-":
+                    await connection.send(record.frame)
+                else:
+                    await connections.pop(record.connection).end()
+        except (Mismatch, trio.TooSlowError) as error:
+            raise Mismatch(f"line {number}: {error!r}") from error
     return compared
 
 
@@ -157,8 +157,13 @@ class Replayed:
         self._follow(request, recorded, actual)
 
     async def end(self):
-        """Hang up."""
+        """Hang up. Raises `Mismatch` if there are replies that were not recorded."""
+        with trio.move_on_after(0.001), suppress(Mismatch):  # that the server hung up
+            while True:
+                await self._receive()
         await self.stream.aclose()
+        if any(self.replies.values()):
+            raise Mismatch(f"replies that were not recorded: {self.replies}")
 
     async def _receive(self):
         while (frame := self.framer.next_frame()) is None:

@@ -115,7 +115,6 @@ class HostileHandle(fs9p.Handle):
         self.pieces = 0
         self.running = 0
         self.ended = 0
-        world.handles += 1
         world.opened += 1
 
     def read(self, offset, count):
@@ -229,7 +228,7 @@ class HostileWorld(fs9p.FileSystem):
     """The file system of one conversation.
 
     waits: the handlers that wait. attached, opened: how many roots and handles are alive.
-    attaches, handles: how many ever were. msize, requests: the limits of the server. running:
+    msize, requests: the limits of the server. running:
     the handlers that wait, now.
     """
 
@@ -247,8 +246,8 @@ class HostileWorld(fs9p.FileSystem):
         self.violations = []
         self.bugs = 0
         self.waits = []
-        self.attached = self.attaches = 0
-        self.opened = self.handles = 0
+        self.attached = 0
+        self.opened = 0
         self.msize = 0
         self.requests = 0
         self.running = 0
@@ -279,7 +278,6 @@ class HostileWorld(fs9p.FileSystem):
         root = Folder("/", 0, self.nodes)
         self._roots.add(root)
         self.attached += 1
-        self.attaches += 1
         return root
 
     def detach(self, root):
