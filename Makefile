@@ -28,6 +28,7 @@ test: .venv/.test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/mypy examples/hellofs.py
+	$(BIN)/mypy -p benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/pytest
 

@@ -24,13 +24,14 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import psutil
 
-import fs9p
 from tests.fs9p import hostile
+from tests.fs9p.lines import lines_missed
 
 FRAMES = 10_000_000
 GUIDED = 120
@@ -219,45 +220,6 @@ def again(path: Path, world: str) -> str:
     return f"{sys.executable} -m tests.fs9p.fuzz --world {world} {path}"
 
 
-def lines_missed(conversations: list[bytes], world: str) -> dict[str, tuple[int, list[int]]]:
-    """For each module attacked the number of its lines in functions, and those not reached."""
-    top = Path(fs9p.__file__).parent.parent
-    folders = tuple(f"{top}/{name}/" for name in ("fs9p", "ctl")[: 1 + (world == "bridge")])
-    reached: dict[str, set[int]] = {}
-
-    def trace(frame, event, arg):
-        name = frame.f_code.co_filename
-        if not name.startswith(folders):
-            return None
-        add = reached.setdefault(name, set()).add
-
-        def local(frame, event, arg):
-            add(frame.f_lineno)
-            return local
-
-        return local(frame, event, arg)
-
-    sys.settrace(trace)
-    try:
-        hostile.run(conversations, world=worlds(world))
-    finally:
-        sys.settrace(None)
-    lines = {}
-    for name in sorted(reached):
-        code = compile(Path(name).read_text(), name, "exec")
-        every = set(_lines_in_functions(code))
-        lines[os.path.relpath(name, top)] = (len(every), sorted(every - reached[name]))
-    return lines
-
-
-def _lines_in_functions(code):
-    for const in code.co_consts:
-        if hasattr(const, "co_lines"):
-            if const.co_flags & 1:  # CO_OPTIMIZED: a function, no class
-                yield from (line for _, _, line in const.co_lines() if line)
-            yield from _lines_in_functions(const)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fs9p.fuzz", description=__doc__)
     parser.add_argument("files", nargs="*", type=Path, help="conversations to carry out again")
@@ -289,7 +251,11 @@ def main() -> int:
     results = attack(options.frames, options.seed, options.jobs, options.world, out)
     well = report(results, out, options.world) and well
     sample = Hunt(options.seed, 0, options.world, corpus_of(out))
-    missed = lines_missed([sample.draw() for _ in range(SAMPLE)], options.world) if well else {}
+    carry_out = partial(
+        hostile.run, [sample.draw() for _ in range(SAMPLE)], world=worlds(options.world)
+    )
+    packages = ("fs9p", "ctl")[: 1 + (options.world == "bridge")]
+    missed = lines_missed(carry_out, packages) if well else {}
     for name, (total, lines) in missed.items():
         say(f"{name}: {total - len(lines)} of {total} lines reached; not: {lines}")
     total = sum(result["frames"] for result in results) + (first["frames"] if first else 0)
