@@ -1,29 +1,22 @@
-"""A bridge in a process of its own, and clients that speak 9P message by message.
+"""Clients that speak 9P message by message, for the benchmarks, the soak and tests/e2e.
 
-What the benchmarks, the soak and tests/e2e/test_many.py have in common. A `Wire` sends what it is
-told to and judges nothing, so that it can misbehave; one thread can hold a thousand of them.
+A `Wire` sends what it is told to and judges nothing, so that it can misbehave; one thread can
+hold a thousand of them.
 """
 
 from __future__ import annotations
 
 import json
 import resource
-import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import TracebackType
 
-import psutil
 from py9p.constants import NOFID, OREAD, OWRITE
 from py9p.messages import (
     Message,
     Rerror,
     Rread,
+    Rversion,
     Tattach,
     Tclunk,
     Topen,
@@ -35,17 +28,19 @@ from py9p.messages import (
 
 from ctl.address import connect
 from fs9p import Dialect, Error, Framer, decode, encode
+from fs9p.messages import NOUID, TattachU
 
-LLAMBO = str(Path(sys.executable).parent / "llambo")
 DEADLINE = 60.0
-"""Seconds for any one reply; far more than any needs."""
+"""Seconds for any one reply, or for what else a process does; far more than any of it needs."""
 
 MSIZE = 8192
 
 
 def allow_descriptors(needed: int) -> None:
-    """Raise this process's soft limit of open files where it is lower."""
+    """Raise this process's soft limit of open files where it is lower. Raises OSError."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise OSError(f"{needed} open files are needed: ulimit -Hn {needed} allows them")
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
@@ -61,6 +56,7 @@ class Wire:
         self.socket.settimeout(DEADLINE)
         self.dialect = Dialect.PLAIN
         self._framer = Framer(1 << 20)
+        self._early: dict[int, Message] = {}
 
     def __enter__(self) -> Wire:
         return self
@@ -86,6 +82,17 @@ class Wire:
             self._framer.feed(chunk)
         return decode(frame, self.dialect)
 
+    def reply(self, tag: int) -> Message:
+        """The reply under this tag; those that come before it are kept. Raises `fs9p.Error`."""
+        while tag not in self._early:
+            reply = self.receive()
+            if isinstance(reply, Rerror):
+                raise Error(reply.ename)
+            if reply.tag in self._early:
+                raise AssertionError(f"a second reply under tag {reply.tag}: {reply}")
+            self._early[reply.tag] = reply
+        return self._early.pop(tag)
+
     def ask(self, *messages: Message) -> Message:
         """The last reply to them, which must all be answered at once. Raises `fs9p.Error`."""
         self.send(*messages)
@@ -95,10 +102,15 @@ class Wire:
                 raise Error(reply.ename)
         return reply
 
-    def attach(self, aname: str = "", *, msize: int = MSIZE) -> None:
-        """Begin a session, and attach fid 0."""
-        self.ask(Tversion(msize))
-        self.ask(Tattach(0, "bench", NOFID, aname=aname, tag=0))
+    def attach(self, aname: str = "", *, msize: int = MSIZE, version: str = "9P2000") -> None:
+        """Begin a session, and attach fid 0. What is spoken then is the dialect agreed on."""
+        reply = self.ask(Tversion(msize, version))
+        assert isinstance(reply, Rversion)
+        self.dialect = Dialect(reply.version)
+        if self.dialect is Dialect.UNIX:
+            self.ask(TattachU(0, "bench", NOFID, aname, 0, NOUID))
+        else:
+            self.ask(Tattach(0, "bench", NOFID, aname, 0))
 
     def open(self, fid: int, path: str, mode: int = int(OREAD)) -> None:
         """Walk from fid 0, and open."""
@@ -180,7 +192,7 @@ class Crowd:
         for i, wire in enumerate(self._wires):
             wire.send(Twrite(PROMPT, self.prompt(i)), Tread(OUTPUT, 0, MSIZE, WAITING))
         for wire in self._wires:
-            self._expect(wire, 0)
+            wire.reply(0)
 
     def submit(self) -> None:
         """Clunk `prompt`; nothing is read."""
@@ -188,9 +200,13 @@ class Crowd:
             wire.send(Tclunk(PROMPT, 0))
 
     def answers(self) -> list[bytes]:
-        """Every one's whole answer, once its `prompt` was clunked."""
+        """Every one's whole answer, once its `prompt` was clunked.
+
+        The answer may come before the Rclunk: a reader that waits gets a prompt submitted that
+        has not grown for a second.
+        """
         for wire in self._wires:
-            self._expect(wire, 0)
+            wire.reply(0)
         texts = []
         for wire in self._wires:
             text = piece = self._data(wire, WAITING)
@@ -206,28 +222,11 @@ class Crowd:
         """What that connection asks."""
         return b"word-%d" % number
 
-    def _expect(self, wire: Wire, tag: int) -> Message:
-        reply = wire.receive()
-        if isinstance(reply, Rerror):
-            raise Error(reply.ename)
-        if reply.tag != tag:
-            raise AssertionError(f"a reply under tag {reply.tag}, not {tag}: {reply}")
-        return reply
-
-    def _data(self, wire: Wire, tag: int) -> bytes:
-        reply = self._expect(wire, tag)
+    @staticmethod
+    def _data(wire: Wire, tag: int) -> bytes:
+        reply = wire.reply(tag)
         assert isinstance(reply, Rread)
         return reply.data
-
-
-def until(condition: Callable[[], bool], seconds: float = DEADLINE) -> bool:
-    """Wait for what another process does; whether it came."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 class Watch:
@@ -262,57 +261,3 @@ class Watch:
             if (now := self.counts()) != counts:
                 counts, since = now, time.monotonic()
         return counts
-
-
-class Bridge:
-    """A running `llambo serve` and what is seen of it. log: what it said."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.address = str(folder / "9p")
-        self._log = folder / "log"
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [LLAMBO, "serve", "--socket", self.address, *options], stderr=log
-            )
-        self.process = psutil.Process(self._process.pid)
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def ready(self) -> bool:
-        """Whether it has its model. Raises SystemExit where it has ended."""
-        if self._process.poll() is not None:
-            raise SystemExit(f"the bridge has ended: {self.log}")
-        with suppress(Exception), Wire(self.address) as wire:
-            wire.attach()
-            wire.open(1, "model")
-            return bool(json.loads(wire.whole(1))["state"] == "ready")
-        return False
-
-    @property
-    def resident(self) -> int:
-        """Bytes."""
-        return int(self.process.memory_info().rss)
-
-    def end(self) -> int:
-        """Its exit status after SIGTERM."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        try:
-            return self._process.wait(DEADLINE)
-        finally:
-            self._process.kill()
-
-
-@contextmanager
-def serving(*options: str) -> Iterator[Bridge]:
-    """A bridge that has its model, to the end of the block."""
-    with tempfile.TemporaryDirectory() as folder:
-        bridge = Bridge(Path(folder), *options)
-        try:
-            if not until(bridge.ready):
-                raise SystemExit(f"the bridge does not get ready: {bridge.log}")
-            yield bridge
-        finally:
-            bridge.end()

@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import time
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.clients import Bridge, Crowd, Watch, serving, until
+from benchmarks.bridge import Bridge, serving, until
+from benchmarks.clients import Crowd, Watch
 
 IDLE = 10.0
 """Seconds for which the bridge is watched while everybody waits."""
@@ -22,8 +22,8 @@ IDLE = 10.0
 SETTLE = 0.2
 """Seconds for the bridge to go to sleep after the last reply, before it is watched."""
 
-SLOW = "echo:0.05"
-"""Answers come after 20 s: long enough to ask a thousand times, and to watch for `IDLE`."""
+SLOW = "echo:0.03"
+"""Answers come after 33 s: long enough to ask a thousand times, and to watch for `IDLE`."""
 
 ROUNDS = 3
 ROOT = 3
@@ -37,9 +37,9 @@ def run(count: int) -> Table:
         "--max-connections", f"{count + 1}", "--max-sessions", f"{count}", "--max-answers",
         f"{count}",
     )  # fmt: skip
-    with serving("--engine", SLOW, *options) as bridge, Watch(bridge.address) as watch:
+    with serving("--engine", SLOW, *options) as bridge, Watch(bridge.socket) as watch:
         _wait(bridge, watch, count, table)
-    with serving("--engine", "echo", *options) as bridge, Watch(bridge.address) as watch:
+    with serving("--engine", "echo", *options) as bridge, Watch(bridge.socket) as watch:
         _answer(bridge, watch, count, table)
     return table
 
@@ -56,7 +56,7 @@ def _wait(bridge: Bridge, watch: Watch, count: int, table: Table) -> None:
         table.add_row(what, f"{(now - resident) / count / 1e3:+.1f} kB each")
         resident = now
 
-    with Crowd(bridge.address, count) as crowd:
+    with Crowd(bridge.socket, count) as crowd:
         crowd.greet()
         step("a connection (Tversion)")
         crowd.attach("")
@@ -72,9 +72,9 @@ def _wait(bridge: Bridge, watch: Watch, count: int, table: Table) -> None:
         table.add_row(f"resident with {count} of these", f"{resident / 1e6:.1f} MB")
         table.add_row("the whole of one", f"{(resident - before) / count / 1e3:.1f} kB")
         time.sleep(SETTLE)
-        cpu, wakes = _used(bridge.process)
+        cpu, wakes = bridge.cpu, _wakes(bridge)
         time.sleep(IDLE)
-        later, woken = _used(bridge.process)
+        later, woken = bridge.cpu, _wakes(bridge)
         assert watch.counts()["requests"] == count, "answers came too early"
         table.add_row(
             f"processor time in {IDLE:g} s of waiting",
@@ -88,17 +88,17 @@ def _answer(bridge: Bridge, watch: Watch, count: int, table: Table) -> None:
     """How long all the answers take, and whether memory grows from round to round."""
     counts = watch.settled()
     for i in range(ROUNDS):
-        with Crowd(bridge.address, count) as crowd:
+        with Crowd(bridge.socket, count) as crowd:
             crowd.greet()
             crowd.attach("new")
             crowd.open()
             crowd.wait()
-            cpu, _ = _used(bridge.process)
+            cpu = bridge.cpu
             began = time.perf_counter()
             crowd.submit()
             _check(crowd, count)
             seconds = time.perf_counter() - began
-            used = _used(bridge.process)[0] - cpu
+            used = bridge.cpu - cpu
             table.add_row(
                 f"round {i + 1}: {count} prompts closed, all answers read",
                 f"{seconds:.2f} s, of it {used:.2f} s of the bridge",
@@ -115,10 +115,9 @@ def _left(bridge: Bridge, watch: Watch, counts: dict[str, int], table: Table, wh
     table.add_row(what, f"{bridge.resident / 1e6:.1f} MB")
 
 
-def _used(process: psutil.Process) -> tuple[float, int]:
-    """Seconds of processor time, in steps of 0.01; and how often it was woken."""
-    times = process.cpu_times()
-    return times.user + times.system, process.num_ctx_switches().voluntary
+def _wakes(bridge: Bridge) -> int:
+    """How often it was woken."""
+    return int(bridge.system.num_ctx_switches().voluntary)
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ async def measure(engine: Engine, sessions: int, part: int) -> tuple[float, floa
 
 
 async def main() -> None:
-    path = sys.argv[1] if len(sys.argv) > 1 else default_model()
+    path = sys.argv[1] if len(sys.argv) > 1 else str(default_model())
     speeds: dict[int, list[float]] = {n: [] for n in SESSIONS}
     firsts: dict[int, list[float]] = {n: [] for n in SESSIONS}
     async with create("llama") as engine:

@@ -7,7 +7,6 @@ and the range of many.
 from __future__ import annotations
 
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -16,7 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.clients import serving
+from benchmarks import plan9
+from benchmarks.bridge import serving
 
 TIMES = 100
 
@@ -34,11 +34,8 @@ def measure(what: str, once: Callable[[], object]) -> None:
 
 def main() -> None:
     """Measure 9p alone, 9p behind 9pserve, and a file of a 9pfuse mount."""
-    root = os.environ.get("LLAMBO_PLAN9")
-    if root:
-        os.environ["PATH"] += f":{root}/bin"  # last: it has a `cat` and an `ls` of its own
-        os.environ["PLAN9"] = root
-    if any(shutil.which(name) is None for name in ("9p", "9pserve", "9pfuse")):
+    found = plan9.find()
+    if found is None:
         sys.exit("9p, 9pserve and 9pfuse must be on the PATH, or their root in LLAMBO_PLAN9")
 
     def read(address: str) -> None:
@@ -46,7 +43,8 @@ def main() -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
     with serving("--engine", "echo") as bridge, tempfile.TemporaryDirectory() as folder:
-        path = bridge.address
+        os.environ.update(plan9.environ(found, Path(folder)))
+        path = bridge.socket
         measure("a program that does nothing", lambda: subprocess.run(["true"], check=True))
         measure("9p read status", lambda: read(f"unix!{path}"))
         posted, mounted = f"unix!{folder}/posted", Path(folder, "mnt")

@@ -22,7 +22,9 @@ from typing import TypeAlias
 
 import psutil
 
-from benchmarks.clients import DEADLINE, LLAMBO
+from benchmarks import plan9
+from benchmarks.bridge import LLAMBO
+from benchmarks.clients import DEADLINE
 from benchmarks.polite import converse
 from benchmarks.verdict import Wrong, expect, keep_on, options, report, text
 
@@ -37,28 +39,29 @@ class Machine:
     folder: Path
     rate: float
 
-    def plan9(self, program: str) -> str | None:
-        """The path of a program of plan9port, None where there is none."""
-        root = os.environ.get("LLAMBO_PLAN9")
-        return shutil.which(program, path=f"{root}/bin") if root else None
+    def plan9(self, program: str) -> str:
+        """The path of a program of plan9port, which is there."""
+        found = plan9.find()
+        assert found is not None
+        return str(found / program)
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment of plan9port's programs."""
+        """The environment of all programs: what plan9port's need, where it is there."""
+        found = plan9.find()
+        if found is None:
+            return dict(os.environ)
         namespace = self.folder / "ns"
         namespace.mkdir(mode=0o700, exist_ok=True)
-        root = os.environ.get("LLAMBO_PLAN9", "")
-        path = f"{os.environ['PATH']}:{root}/bin"
-        return {**os.environ, "PLAN9": root, "PATH": path, "NAMESPACE": str(namespace)}
+        return plan9.environ(found, namespace)
 
     def kinds(self) -> list[Kind]:
         """What can be used here."""
         kinds: list[Kind] = [ask, dial, crowd]
-        if self.plan9("9p"):
+        if plan9.find():
             kinds += [nine_p, nine_p]
-        fuse = os.path.exists("/dev/fuse") and shutil.which("fusermount")
-        if self.plan9("9pfuse") and fuse:
-            kinds.append(nine_p_fuse)
+            if os.path.exists("/dev/fuse") and shutil.which("fusermount"):
+                kinds.append(nine_p_fuse)
         return kinds
 
     def run(
@@ -157,7 +160,6 @@ def crowd(machine: Machine, rng: random.Random) -> None:
 def nine_p(machine: Machine, rng: random.Random) -> None:
     """plan9port's `9p`: `rdwr`, or `write` and then `read`."""
     program = machine.plan9("9p")
-    assert program is not None
     asked = _words(rng)
     address = (program, "-a", f"unix!{machine.address}", "-A", _name(rng))
     if rng.random() < 0.3:
@@ -172,7 +174,6 @@ def nine_p(machine: Machine, rng: random.Random) -> None:
 def nine_p_fuse(machine: Machine, rng: random.Random) -> None:
     """A mount by `9pfuse`: a reader killed, 9pfuse itself killed, or all of it well."""
     program = machine.plan9("9pfuse")
-    assert program is not None
     mount = machine.folder / _name(rng)
     mount.mkdir()
     asked = _words(rng)

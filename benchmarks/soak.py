@@ -22,14 +22,17 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.clients import Bridge, Watch, serving, until
+from benchmarks.bridge import Bridge, serving, until
+from benchmarks.clients import Watch
 
 RATE = 200
 """Tokens a second of the echo engine."""
@@ -60,8 +63,6 @@ GRACE = 180.0
 """Seconds after a round for its clients to end: twice as long as one waits for a reply."""
 
 SUSPICIOUS = re.compile(r"\b(bug|defect|Traceback)\b")
-
-LISTENING = re.compile(r"serving (tcp!\S+)")
 
 
 @dataclass
@@ -105,7 +106,7 @@ class Rest:
 
 def look(bridge: Bridge, watch: Watch) -> Rest:
     """The bridge as it is now."""
-    process = bridge.process
+    process = bridge.system
     return Rest(
         watch.counts(),
         process.num_fds(),
@@ -143,14 +144,24 @@ def clients(
                     tally.wrong.append(f"the clients of {name} came to {status}")
         finally:
             for _, process in running:
-                process.kill()
-                process.wait()
+                _end(process)
             for mount in filter(os.path.ismount, folder.iterdir()):
                 subprocess.run(["fusermount", "-u", "-z", mount], check=False)
     for line in said.read_text().splitlines():
         tally.add(json.loads(line))
     said.unlink()
     return tally
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Leave nothing of it, and nothing that it has started."""
+    if process.poll() is None:
+        parent = psutil.Process(process.pid)
+        parent.suspend()  # or it may start another
+        for each in (*parent.children(recursive=True), parent):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+        process.wait()
 
 
 def soak(seconds: float, seed: str, folder: Path) -> tuple[Table, Tally, list[str]]:
@@ -163,15 +174,15 @@ def soak(seconds: float, seed: str, folder: Path) -> tuple[Table, Tally, list[st
     total, wrong, rests = Tally(), [], []
     rounds = max(FEWEST, min(MOST, int(seconds / ROUND)))
     with serving(*options) as bridge:
-        tcp = LISTENING.search(bridge.log)
-        assert tcp is not None
-        with Watch(bridge.address) as watch:
+        with Watch(bridge.socket) as watch:
             watch.settled()
             before = look(bridge, watch)
             for i in range(rounds):
-                began, cpu = time.monotonic(), _cpu(bridge)
-                tally = clients(seconds / rounds, f"{seed} {i}", [bridge.address, tcp[1]], folder)
-                used = (_cpu(bridge) - cpu) / (time.monotonic() - began)
+                began, cpu = time.monotonic(), bridge.cpu
+                tally = clients(
+                    seconds / rounds, f"{seed} {i}", [bridge.socket, bridge.tcp()], folder
+                )
+                used = (bridge.cpu - cpu) / (time.monotonic() - began)
                 until(lambda: look(bridge, watch).numbers == before.numbers, LEAVING)
                 rests.append(rest := look(bridge, watch))
                 wrong += [f"round {i + 1}: {each}" for each in tally.wrong]
@@ -179,9 +190,11 @@ def soak(seconds: float, seed: str, folder: Path) -> tuple[Table, Tally, list[st
                     wrong.append(f"round {i + 1} left {_more(before.numbers, rest.numbers)}")
                 _add_row(table, str(i + 1), tally, rest, used)
                 _sum(total, tally)
-        status = bridge.end()
+        status = bridge.stop()
         wrong += [
-            f"the log says: {line}" for line in bridge.log.splitlines() if SUSPICIOUS.search(line)
+            f"the log says: {line}"
+            for line in bridge.log.read_text().splitlines()
+            if SUSPICIOUS.search(line)
         ]
     if status:
         wrong.append(f"the bridge ended with status {status}")
@@ -224,11 +237,6 @@ def _spread(values: list[float]) -> tuple[float, float, float]:
 
 def _p99(values: list[float]) -> float:
     return _spread(values)[1]
-
-
-def _cpu(bridge: Bridge) -> float:
-    times = bridge.process.cpu_times()
-    return times.user + times.system
 
 
 def main() -> int:

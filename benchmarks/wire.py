@@ -15,10 +15,11 @@ import time
 from dataclasses import dataclass, field
 
 from py9p.constants import IOHDRSZ, OWRITE
-from py9p.messages import Rread, Tclunk, Tread, Tstat, Twalk, Twrite
+from py9p.messages import Rerror, Rread, Tclunk, Tread, Tstat, Twalk, Twrite
 
-from benchmarks.clients import Bridge, Wire, serving
-from fs9p import encode
+from benchmarks.bridge import Bridge, serving
+from benchmarks.clients import Wire
+from fs9p import Error, encode
 
 MSIZE = (128 << 10) + IOHDRSZ
 ROUNDS = 5
@@ -45,7 +46,14 @@ def _p50(client: Wire, *frames: bytes) -> float:
             while len(reply) < int.from_bytes(reply[:4], "little"):  # a large one comes in pieces
                 reply += sock.recv(MSIZE)
         times.append(time.perf_counter() - began)
+        _check(reply)
     return statistics.median(times) * 1e6 / len(frames)
+
+
+def _check(reply: bytes) -> None:
+    """Raise where this reply, which nobody else looks at, is an error."""
+    if reply[4] == Rerror.message_type:
+        raise Error(reply[9:].decode())
 
 
 def measure_rpcs(path: str) -> dict[str, list[float]]:
@@ -103,7 +111,7 @@ def measure_throughput(path: str) -> list[float]:
                 for key, _ in selector.select():
                     sock = key.fileobj
                     assert isinstance(sock, socket.socket)
-                    sock.recv(MSIZE)
+                    _check(sock.recv(MSIZE))
                     done += 1
                     if sent < RPCS * CLIENTS:
                         sock.sendall(frame)
@@ -150,13 +158,13 @@ def measure_streams(bridge: Bridge) -> Streams:
     readers = []
     for n in range(READERS):
         text = b" ".join(b"word%d-%d" % (n, k) for k in range(ITEMS))
-        client = _attached(bridge.address)
+        client = _attached(bridge.socket)
         client.write(1, "params", b"max_tokens %d\n" % ITEMS)
         client.open(1, "prompt", int(OWRITE))
         client.ask(Twrite(1, text))
         client.open(2, "output")
         readers.append(_Reader(client, text))
-    began, cpu = time.perf_counter(), sum(bridge.process.cpu_times()[:2])
+    began, cpu = time.perf_counter(), bridge.cpu
     with selectors.DefaultSelector() as selector:
         for reader in readers:
             reader.client.ask(Tclunk(1))
@@ -167,7 +175,7 @@ def measure_streams(bridge: Bridge) -> Streams:
                 if key.data.take():
                     selector.unregister(key.fileobj)
     seconds = time.perf_counter() - began
-    cpu = sum(bridge.process.cpu_times()[:2]) - cpu
+    cpu = bridge.cpu - cpu
     for reader in readers:
         reader.client.socket.close()
     complete = sum(bytes(reader.got) == reader.text for reader in readers)
@@ -177,7 +185,7 @@ def measure_streams(bridge: Bridge) -> Streams:
 def main() -> None:
     """Measure everything here and print it as JSON."""
     with serving("--engine", "echo") as bridge:
-        path = bridge.address
+        path = bridge.socket
         figures: dict[str, object] = dict(measure_rpcs(path))
         figures["Treads a second, ten clients"] = measure_throughput(path)
         figures["Tread of 64 KiB"], figures["of nothing"] = measure_large_reads(path)

@@ -5,23 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
-import signal
+import resource
 import subprocess
-import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 from py9p.client import Client
 from py9p.constants import ORDWR
 
+from benchmarks.bridge import LLAMBO, until
+from benchmarks.bridge import Bridge as BridgeProcess
+from benchmarks.clients import DEADLINE
 from ctl.client import Files
-
-LLAMBO = [str(Path(sys.executable).parent / "llambo")]
-DEADLINE = 60.0
-"""Seconds for anything to happen; far more than any of it needs."""
 
 
 def recording(options):
@@ -37,18 +32,17 @@ def recording(options):
     return ("--trace", str(path))
 
 
-class Bridge:
-    """A running `llambo serve`."""
+class Bridge(BridgeProcess):
+    """A running `llambo serve` that answers."""
 
     def __init__(self, folder, *options):
-        self.socket = str(folder / "9p")
-        self.log = folder / "log"
-        options += recording(options)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*LLAMBO, "serve", "--socket", self.socket, *options], stderr=log
-            )
-        self.until(self.answers)
+        super().__init__(folder, *options, *recording(options))
+        try:
+            self.until(self.answers)
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
 
     def answers(self):
         assert self.process.poll() is None, self.log.read_text()
@@ -59,16 +53,10 @@ class Bridge:
         return True
 
     def until(self, condition):
-        """Wait for something that another process does."""
-        end = time.monotonic() + DEADLINE
-        while not (result := condition()):
-            assert time.monotonic() < end, self.log.read_text()
-            select.select([], [], [], 0.02)  # leaves the processor to the other process
+        """Wait for something that another process does; what the condition came to."""
+        result = until(condition)
+        assert result, self.log.read_text()
         return result
-
-    def tcp(self):
-        """The first address of `--tcp HOST:0`, as it was logged."""
-        return re.search(r"serving (tcp!\S+)", self.log.read_text())[1]
 
     def files(self, aname=""):
         return Files(self.socket, aname)
@@ -78,7 +66,7 @@ class Bridge:
             return json.loads(files.read("status"))
 
     def workers(self):
-        return psutil.Process(self.process.pid).children()
+        return self.system.children()
 
     def client(self, aname="", msize=8192):
         client = Client.connect_unix(self.socket, msize=msize)
@@ -89,17 +77,9 @@ class Bridge:
     def run(self, *args, **options):
         """A client command against this bridge."""
         return subprocess.run(
-            [*LLAMBO, *args], capture_output=True, text=True, timeout=DEADLINE, check=False,
+            [LLAMBO, *args], capture_output=True, text=True, timeout=DEADLINE, check=False,
             env={**os.environ, "LLAMBO_SOCKET": self.socket}, **options,
         )  # fmt: skip
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(DEADLINE)
-        finally:
-            self.process.kill()
 
 
 def ask(files, prompt):
@@ -128,6 +108,14 @@ def serve(tmp_path):
     yield start
     for bridge in bridges:
         bridge.stop()
+
+
+@pytest.fixture
+def descriptors():
+    """The limits of open files, soft and hard; what the test makes of them is undone."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield limits
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from tests.e2e.conftest import DEADLINE
-from tests.e2e.programs import Mount, find_plan9port
+from tests.e2e.plan9 import Mount, find_plan9port
 
 
 @pytest.fixture

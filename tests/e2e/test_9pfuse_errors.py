@@ -8,14 +8,13 @@ import errno
 import os
 import re
 import signal
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import pytest
 
 from tests.e2e.conftest import Bridge
-from tests.e2e.programs import Mount, find_plan9port
+from tests.e2e.plan9 import Mount, find_plan9port
 
 PIECE = b"x" * 4096
 """A write that ends no line."""
@@ -62,12 +61,13 @@ class Mounted:
 
 
 @contextmanager
-def running(folder, *options, address=None):
-    """A bridge and its mount."""
+def running(folder, *options):
+    """A bridge and its mount, over TCP where it serves that."""
     plan9 = find_plan9port(folder / "ns")
     bridge = Bridge(folder, "-D", *options)
     try:
-        mount = Mount(plan9, address or f"unix!{bridge.socket}", folder / "mnt")
+        address = bridge.tcp() if "--tcp" in options else f"unix!{bridge.socket}"
+        mount = Mount(plan9, address, folder / "mnt")
         try:
             yield Mounted(bridge, mount)
         finally:
@@ -165,12 +165,15 @@ def a_prompt_that_was_dropped(s):
 
 
 def output_of_a_prompt_that_is_dropped(s):
+    def read_comes():
+        os.write(fd, b" and more")  # so that the reader does not submit it
+        return "Tread" in s.log()[before:]
+
     before = len(s.log())
     with s.open("prompt", os.O_WRONLY) as fd, ThreadPoolExecutor(1) as pool:
         os.write(fd, b"half a question")
         reading = pool.submit(s.read, "output")
-        while "Tread" not in s.log()[before:]:
-            os.write(fd, b" and more")  # so that the reader does not submit it
+        s.bridge.until(read_comes)
         s.write("ctl", b"CANCEL")
         reading.result()
 
@@ -289,10 +292,8 @@ def stranger(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stranger")
     (folder / "models").mkdir()
     (folder / "models" / "notes.gguf").write_text("no model")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    options = "--model", "none", "--models", str(folder / "models"), "--tcp", f"127.0.0.1:{port}"
-    with running(folder, *options, address=f"tcp!127.0.0.1!{port}") as mounted:
+    options = "--model", "none", "--models", str(folder / "models"), "--tcp", "127.0.0.1:0"
+    with running(folder, *options) as mounted:
         yield mounted
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from py9p.client import Client, RemoteError
 
+from ctl.address import connect
 from ctl.client import Files
 from tests.e2e.conftest import DEADLINE, LLAMBO, ask
 
@@ -30,7 +31,7 @@ def test_ask_takes_the_prompt_from_standard_input(echo):
 
 def test_ask_with_a_prompt_that_is_not_utf8_says_so(echo):
     done = subprocess.run(
-        [*LLAMBO, "ask", echo.socket], input=b"caf\xe9", capture_output=True, check=False
+        [LLAMBO, "ask", echo.socket], input=b"caf\xe9", capture_output=True, check=False
     )
     assert done.stderr == b"llambo: invalid prompt: it is not UTF-8 (at byte 3)\n"
     assert done.returncode == 1
@@ -67,7 +68,7 @@ def first_word(asking):
 def test_interrupting_ask_cancels_the_answer_and_keeps_the_text(serve):
     bridge = serve("--engine", "echo:20")
     asking = subprocess.Popen(
-        [*LLAMBO, "ask", bridge.socket, "-s", "talk", "word " * 500],
+        [LLAMBO, "ask", bridge.socket, "-s", "talk", "word " * 500],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert first_word(asking) == b"word"
@@ -83,7 +84,7 @@ def test_interrupting_ask_cancels_the_answer_and_keeps_the_text(serve):
 def test_ask_ends_when_the_bridge_dies_in_mid_answer(serve):
     bridge = serve("--engine", "echo:20")
     asking = subprocess.Popen(
-        [*LLAMBO, "ask", bridge.socket, "word " * 500],
+        [LLAMBO, "ask", bridge.socket, "word " * 500],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert first_word(asking) == b"word"
@@ -96,7 +97,7 @@ def test_ask_ends_when_the_bridge_dies_in_mid_answer(serve):
 def test_ask_whose_output_nobody_reads_cancels_the_answer(serve):
     bridge = serve("--engine", "echo:20")
     asking = subprocess.Popen(
-        [*LLAMBO, "ask", bridge.socket, "-s", "talk", "word " * 500],
+        [LLAMBO, "ask", bridge.socket, "-s", "talk", "word " * 500],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert first_word(asking) == b"word"
@@ -116,7 +117,7 @@ def test_a_server_that_speaks_no_9p_is_told_from_a_bridge(echo):
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(DEADLINE)
         port = server.getsockname()[1]
-        command = [*LLAMBO, "status", f"tcp!127.0.0.1!{port}"]
+        command = [LLAMBO, "status", f"tcp!127.0.0.1!{port}"]
         client = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         connection, _ = server.accept()
         with connection:
@@ -132,7 +133,7 @@ def test_names_that_look_like_markup_are_printed_as_they_are(echo):
 
 def test_ask_without_a_bridge_says_how_to_start_one(tmp_path):
     done = subprocess.run(
-        [*LLAMBO, "ask", f"unix!{tmp_path}/none", "hi"], capture_output=True, text=True, check=False
+        [LLAMBO, "ask", f"unix!{tmp_path}/none", "hi"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert done.stderr == (
@@ -164,7 +165,7 @@ class Pipes:
 
     def __init__(self, *args):
         self.process = subprocess.Popen(
-            [*LLAMBO, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [LLAMBO, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
 
     def read(self, size):
@@ -202,27 +203,24 @@ def test_stdio_serves_one_client_and_ends_with_it():
 
 
 def test_tcp_serves_on_loopback(serve):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    serve("--engine", "echo", "--tcp", f"127.0.0.1:{port}")
-    assert whole_question(socket.create_connection(("127.0.0.1", port))) == b"hello there"
+    address = serve("--engine", "echo", "--tcp", "127.0.0.1:0").tcp()
+    assert whole_question(connect(address)) == b"hello there"
 
 
 def test_a_client_over_tcp_may_load_only_from_the_model_directories_and_not_quit(serve, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     outside = tmp_path / "outside.gguf"
     outside.write_bytes(b"GGUF")
-    serve("--model", "none", "--tcp", f"127.0.0.1:{port}", "--models", str(tmp_path / "0"))
-    with Files(f"tcp!127.0.0.1!{port}") as files:
+    bridge = serve("--model", "none", "--tcp", "127.0.0.1:0", "--models", str(tmp_path / "0"))
+    with Files(bridge.tcp()) as files:
         for command in (f"LOAD {outside}", "LOAD ../outside.gguf", "QUIT"):
             with pytest.raises(RemoteError, match="permission denied"):
                 files.write("ctl", command.encode())
 
 
-def test_tcp_beyond_loopback_is_refused():
+def test_tcp_beyond_loopback_is_refused(tmp_path):
+    sockets = ["--tcp", "0.0.0.0:0", "--socket", str(tmp_path / "9p")]
     done = subprocess.run(
-        [*LLAMBO, "serve", "--engine", "echo", "--tcp", "0.0.0.0:0"],
+        [LLAMBO, "serve", "--engine", "echo", *sockets],
         capture_output=True, text=True, timeout=DEADLINE, check=False,
     )  # fmt: skip
     assert done.returncode == 1
@@ -257,7 +255,7 @@ def test_a_signal_lets_a_running_answer_end(serve):
 
 def test_a_model_that_was_asked_for_and_is_not_there_ends_the_bridge(tmp_path):
     done = subprocess.run(
-        [*LLAMBO, "serve", "--socket", str(tmp_path / "9p"), "--model", "nosuch"],
+        [LLAMBO, "serve", "--socket", str(tmp_path / "9p"), "--model", "nosuch"],
         capture_output=True, text=True, timeout=DEADLINE, check=False,
     )  # fmt: skip
     assert done.returncode == 1
@@ -276,7 +274,7 @@ def test_a_model_that_was_asked_for_and_is_not_there_ends_the_bridge(tmp_path):
 def test_a_socket_that_cannot_be_served_is_named_with_the_cause(tmp_path, make):
     path = make(tmp_path)
     done = subprocess.run(
-        [*LLAMBO, "serve", "--engine", "echo", "--socket", str(path)],
+        [LLAMBO, "serve", "--engine", "echo", "--socket", str(path)],
         capture_output=True, text=True, timeout=DEADLINE, check=False,
     )  # fmt: skip
     assert done.returncode == 1
@@ -294,7 +292,7 @@ def test_a_tcp_port_that_is_taken_is_named(tmp_path):
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         sockets = ["--tcp", address, "--socket", str(tmp_path / "9p")]
         done = subprocess.run(
-            [*LLAMBO, "serve", "--engine", "echo", *sockets],
+            [LLAMBO, "serve", "--engine", "echo", *sockets],
             capture_output=True, text=True, timeout=DEADLINE, check=False,
         )  # fmt: skip
     assert done.returncode == 1
@@ -303,7 +301,7 @@ def test_a_tcp_port_that_is_taken_is_named(tmp_path):
 
 def test_a_second_bridge_on_the_same_socket_is_refused(echo):
     done = subprocess.run(
-        [*LLAMBO, "serve", "--engine", "echo", "--socket", echo.socket],
+        [LLAMBO, "serve", "--engine", "echo", "--socket", echo.socket],
         capture_output=True, text=True, timeout=DEADLINE, check=False,
     )  # fmt: skip
     assert done.returncode == 1

@@ -1,12 +1,12 @@
 """The stock hosted Inferno: its `mount` through `llambo dial` and over TCP, and its shell there."""
 
 import json
-import socket
 
 import pytest
 
 from tests.e2e.conftest import ask
-from tests.e2e.programs import Emu, find_inferno, wait_for
+from tests.e2e.inferno import Emu, find_inferno
+from tests.e2e.programs import wait_for
 
 
 @pytest.fixture
@@ -153,11 +153,8 @@ def test_a_mount_with_new_is_a_session_that_ends_with_it(inferno, echo):
 
 
 def test_over_tcp_a_question_is_answered(serve, inferno):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    serve("--engine", "echo", "--tcp", f"127.0.0.1:{port}")
     emu = inferno()
-    emu.mount(f"tcp!127.0.0.1!{port}")
+    emu.mount(serve("--engine", "echo", "--tcp", "127.0.0.1:0").tcp())
     assert emu.run("echo hello > /n/remote/prompt; cat /n/remote/output") == ("hello", "")
 
 

@@ -9,7 +9,8 @@ import subprocess
 import pytest
 
 from tests.e2e.conftest import DEADLINE, LLAMBO
-from tests.e2e.programs import end, find_plan9port
+from tests.e2e.plan9 import find_plan9port
+from tests.e2e.programs import end
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def test_9p_prints_the_text_of_an_answer_that_fails_and_then_why(serve, plan9):
 
 def test_9p_finds_the_bridge_at_the_default_socket_with_no_address(plan9):
     serving = subprocess.Popen(
-        [*LLAMBO, "serve", "--engine", "echo"], env=plan9.environ, stderr=subprocess.PIPE, text=True
+        [LLAMBO, "serve", "--engine", "echo"], env=plan9.environ, stderr=subprocess.PIPE, text=True
     )
     try:
         assert f"unix!{plan9.namespace}/llm" in serving.stderr.readline()
@@ -294,7 +295,7 @@ def test_9pserve_posts_serve_stdio_as_any_file_server_of_plan_9(plan9, tmp_path)
     address = f"unix!{tmp_path}/posted"
     with ours, theirs:
         serving = subprocess.Popen(
-            [*LLAMBO, "serve", "--stdio", "--engine", "echo"],
+            [LLAMBO, "serve", "--stdio", "--engine", "echo"],
             stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         processes = plan9.daemon("9pserve", address, stdin=ours, stdout=ours)

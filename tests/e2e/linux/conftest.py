@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import socket
 from dataclasses import dataclass
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from tests.e2e.conftest import LLAMBO, Bridge
 from tests.e2e.linux.guest import HOST, Guest
 from tests.e2e.linux.kernel import HERE, Missing, find_kernel
+from tests.e2e.programs import missing
 
 RATE = 5
 """Tokens a second of the slow bridges."""
@@ -44,11 +44,9 @@ def guest(tmp_path_factory):
     guest.stop()
 
 
-def _over_tcp(folder, engine):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    bridge = Bridge(folder, "--engine", engine, "--tcp", f"127.0.0.1:{port}")
-    return bridge, Served(HOST, f"trans=tcp,port={port}")
+def _over_tcp(folder, engine, *options):
+    bridge = Bridge(folder, "--engine", engine, "--tcp", "127.0.0.1:0", *options)
+    return bridge, Served(HOST, f"trans=tcp,port={bridge.tcp().rpartition('!')[2]}")
 
 
 @pytest.fixture(scope="package")
@@ -68,10 +66,18 @@ def slow(tmp_path_factory):
 
 
 @pytest.fixture(scope="package")
+def small(tmp_path_factory):
+    """A bridge on the host with two sessions, of which clients over TCP get one."""
+    bridge, served = _over_tcp(tmp_path_factory.mktemp("small"), "echo", "--max-sessions", "2")
+    yield served
+    bridge.stop()
+
+
+@pytest.fixture(scope="package")
 def inside(guest):
     """A bridge in the guest, of the guest's root: its kernel mounts the socket itself."""
     folder = guest.name()
-    serve = [*LLAMBO, "serve", "--engine", f"echo:{RATE}", "--socket", f"{folder}/9p"]
+    serve = [LLAMBO, "serve", "--engine", f"echo:{RATE}", "--socket", f"{folder}/9p"]
     guest.output(
         f"""{shlex.join(serve)} 2>{folder}.log &
         until grep -q 'loaded echo' {folder}.log; do
@@ -92,3 +98,19 @@ def mount(guest):
         return path
 
     return mount
+
+
+@pytest.fixture(scope="package")
+def mount_cached(guest, mount):
+    """`mount` with a cache mode, where this kernel's reads anything."""
+
+    def mount_cached(served, mode):
+        if mode == "loose" and guest.release < (6, 4):
+            missing(
+                "linux",
+                "before Linux 6.4 cache=loose reads nothing of a file whose length is 0: "
+                "tests/e2e/linux/get-kernel unpacks a newer one",
+            )
+        return mount(served, f"cache={mode}")
+
+    return mount_cached

@@ -9,6 +9,8 @@ import re
 
 import pytest
 
+from tests.e2e.linux.test_streaming import LONG
+
 UNKNOWN = "Unknown error 526"
 IO = "Input/output error"
 DENIED = "Permission denied"
@@ -16,6 +18,7 @@ PROHIBITED = "Operation not permitted"
 INVALID = "Invalid argument"
 NO_DATA = "No data available"
 NOT_FOUND = "No such file or directory"
+AGAIN = "Resource temporarily unavailable"
 BUSY = "Device or resource busy"
 DIRECTORY = "Is a directory"
 NO_DIRECTORY = "Not a directory"
@@ -82,9 +85,33 @@ def test_a_write_that_is_refused_fails(guest, said, command):
 @pytest.mark.parametrize(("version", "error"), [("9p2000", UNKNOWN), ("9p2000.u", BUSY)])
 def test_a_prompt_while_an_answer_runs_is_busy(guest, mount, slow, version, error):
     at = mount(slow, f"version={version}", "aname=new")
-    done = guest.run(f"echo a long answer > {at}/prompt; echo another > {at}/prompt")
+    done = guest.run(
+        f"""echo {LONG} > {at}/prompt; echo another > {at}/prompt; status=$?
+        echo CANCEL > {at}/ctl; exit $status"""
+    )
     assert done.status == 1
     assert done.output.endswith(f": {error if guest.release < (6, 8) else IO}\n")
+
+
+@pytest.mark.parametrize(("version", "error"), [("9p2000", UNKNOWN), ("9p2000.u", AGAIN)])
+def test_an_open_for_which_there_is_no_session_is_to_be_tried_again(
+    guest, mount, small, version, error
+):
+    at = mount(small, f"version={version}")
+    done = guest.run(f"exec 3<>{at}/clone; cat {at}/clone")
+    assert done.output.endswith(f": {error}\n")
+    assert done.status == 1
+
+
+@pytest.mark.parametrize(("version", "error"), [("9p2000", UNKNOWN), ("9p2000.u", IO)])
+def test_a_read_in_a_session_that_was_closed_is_an_error(guest, mount, fast, version, error):
+    at = mount(fast, f"version={version}")
+    done = guest.run(
+        f"""exec 4<>{at}/clone; read -r number <&4; echo hello > {at}/$number/prompt
+        exec 3<{at}/$number/output; echo CLOSE > {at}/$number/ctl; cat <&3"""
+    )
+    assert done.output == f"cat: -: {error}\n"
+    assert done.status == 1
 
 
 def test_ctl_has_the_whole_text_of_a_refusal(guest, mount, fast):
