@@ -23,10 +23,12 @@ from benchmarks.bridge import LLAMBO, serving
 from benchmarks.wire import (
     RATE,
     READERS,
+    measure_floor,
     measure_large_reads,
     measure_rpcs,
     measure_streams,
     measure_throughput,
+    on_one_cpu,
 )
 from ctl.client import Files
 
@@ -99,6 +101,10 @@ def main() -> int:
         path = bridge.socket
         for name, values in measure_rpcs(path).items():
             row(f"RPC: {name}, p50", "µs", values, "<= 80", statistics.median(values) <= 80)
+        row("an echo of two Python processes, p50", "µs", measure_floor(), "", True)
+        with on_one_cpu(bridge):
+            for name, values in measure_rpcs(path).items():
+                row(f"{name}, on one processor, p50", "µs", values, "", True)
         rates = measure_throughput(path)
         row(
             "Treads a second, ten clients", "1/s", rates, ">= 12000",

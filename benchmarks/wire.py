@@ -8,10 +8,15 @@ measured is the bridge.
 from __future__ import annotations
 
 import json
+import os
 import selectors
 import socket
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from py9p.constants import IOHDRSZ, OWRITE
@@ -72,6 +77,47 @@ def measure_rpcs(path: str) -> dict[str, list[float]]:
             figures[name].append(_p50(client, *frames))
     client.socket.close()
     return figures
+
+
+ECHO = """
+import socket, sys
+sock = socket.socket(fileno=int(sys.argv[1]))
+while data := sock.recv(65536):
+    sock.sendall(data)
+"""
+
+
+def measure_floor() -> list[float]:
+    """Microseconds (p50 of each round) of an echo between two Python processes that block: what
+    the machine itself takes to wake each of them."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", ECHO, str(theirs.fileno())]
+    figures = []
+    with ours, subprocess.Popen(command, pass_fds=[theirs.fileno()]):
+        theirs.close()
+        for _ in range(ROUNDS):
+            times = []
+            for _ in range(RPCS):
+                began = time.perf_counter()
+                ours.sendall(b"x" * 23)
+                ours.recv(MSIZE)
+                times.append(time.perf_counter() - began)
+            figures.append(statistics.median(times) * 1e6)
+        ours.shutdown(socket.SHUT_RDWR)
+    return figures
+
+
+@contextmanager
+def on_one_cpu(bridge: Bridge) -> Iterator[None]:
+    """The bridge and its client on one processor: no other has to be woken for each message."""
+    before = os.sched_getaffinity(0)
+    bridge.system.cpu_affinity([min(before)])
+    os.sched_setaffinity(0, [min(before)])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+        bridge.system.cpu_affinity(list(before))
 
 
 def measure_large_reads(path: str) -> tuple[list[float], list[float]]:
@@ -187,6 +233,9 @@ def main() -> None:
     with serving("--engine", "echo") as bridge:
         path = bridge.socket
         figures: dict[str, object] = dict(measure_rpcs(path))
+        figures["an echo of two processes"] = measure_floor()
+        with on_one_cpu(bridge):
+            figures["on one processor"] = measure_rpcs(path)
         figures["Treads a second, ten clients"] = measure_throughput(path)
         figures["Tread of 64 KiB"], figures["of nothing"] = measure_large_reads(path)
     with serving("--engine", f"echo:{RATE}") as bridge:
