@@ -128,25 +128,29 @@ async def _serve(args: argparse.Namespace, limits: Limits) -> None:
             with _trace_file(args.trace) as trace:
                 if trace is not None:
                     traces.append(Recorder(trace))
-                bridge.server = server = Server(Llambo(bridge), limits=limits, traces=traces)
+                server = bridge.server = Server(Llambo(bridge), limits=limits, traces=traces)
                 async with trio.open_nursery() as connections:
                     connections.start_soon(_take_signals, signals, bridge, connections.cancel_scope)
-                    async with trio.open_nursery() as accepting:
-                        if listeners:
-                            accepting.start_soon(_accept, server, listeners, connections)
-                        if args.stdio:
-                            alone = not listeners
-                            connections.start_soon(
-                                partial(_serve_stdio, server, bridge, alone=alone)
-                            )
-                        connections.start_soon(_load_first, bridge, args)
-                        await bridge.quit.wait()
-                        log.info("shutting down: running answers get %g s", ANSWERS)
-                        accepting.cancel_scope.cancel()
+                    connections.start_soon(_load_first, bridge, args)
+                    if args.stdio:
+                        stdio = partial(_serve_stdio, server, bridge, alone=not listeners)
+                        connections.start_soon(stdio)
+                    await _accept_until_quit(server, bridge, listeners, connections)
                     await bridge.drain(ANSWERS, READERS)
                     await trio.sleep(LAST_REPLIES)
                     connections.cancel_scope.cancel()
     log.info("ended")
+
+
+async def _accept_until_quit(
+    server: Server, bridge: Bridge, listeners: list[Listener], connections: trio.Nursery
+) -> None:
+    async with trio.open_nursery() as accepting:
+        if listeners:
+            accepting.start_soon(partial(listen.serve, server, listeners, connections=connections))
+        await bridge.quit.wait()
+        log.info("shutting down: running answers get %g s", ANSWERS)
+        accepting.cancel_scope.cancel()
 
 
 @asynccontextmanager
@@ -176,10 +180,6 @@ async def _take_signals(
         if bridge.quit.is_set():
             everything.cancel()
         bridge.quit.set()
-
-
-async def _accept(server: Server, listeners: list[Listener], connections: trio.Nursery) -> None:
-    await listen.serve(server, listeners, connections=connections)
 
 
 @asynccontextmanager
