@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import resource
 import time
-from types import TracebackType
+from typing import Self
 
 from py9p.constants import NOFID, OREAD, OWRITE
 from py9p.messages import (
@@ -45,7 +45,21 @@ def allow_descriptors(needed: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
-class Wire:
+class Closed:
+    """What is closed at the end of its block."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        raise NotImplementedError
+
+
+class Wire(Closed):
     """One connection, message by message. Nothing is sent before `send`.
 
     Raises OSError and EOFError where the connection is lost, TimeoutError where no reply comes.
@@ -58,15 +72,8 @@ class Wire:
         self._framer = Framer(1 << 20)
         self._early: dict[int, Message] = {}
 
-    def __enter__(self) -> Wire:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Hang up."""
         self.socket.close()
 
     def send(self, *messages: Message) -> None:
@@ -143,7 +150,7 @@ WAITING = 9
 """The tag of its Tread."""
 
 
-class Crowd:
+class Crowd(Closed):
     """So many connections, all brought through the same steps by one thread.
 
     Each step is sent on all of them before the first reply is read.
@@ -153,15 +160,8 @@ class Crowd:
         allow_descriptors(count + 64)
         self._wires = [Wire(address) for _ in range(count)]
 
-    def __enter__(self) -> Crowd:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Hang up."""
         for wire in self._wires:
             wire.socket.close()
 
@@ -229,7 +229,7 @@ class Crowd:
         return reply.data
 
 
-class Watch:
+class Watch(Closed):
     """A connection that looks at the bridge's own counts, and is in them."""
 
     def __init__(self, address: str) -> None:
@@ -237,15 +237,8 @@ class Watch:
         self._wire.attach()
         self._wire.open(1, "status")
 
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Hang up."""
         self._wire.socket.close()
 
     def counts(self) -> dict[str, int]:
