@@ -14,33 +14,34 @@ from statistics import median
 from ctl.catalog import default_model
 from engine import LoadOptions
 from engine.batch import Plan
-from engine.llama import Llama
+from engine.llama import Context, Model
 
 SIZES = (1, 32, 64, 128, 256, 512)
 ROUNDS = 7
 
 
-def measure(model: Llama, size: int) -> float:
+def measure(context: Context, size: int) -> float:
     """Tokens a second of one decode of so many tokens of one prompt, which is then forgotten."""
     plan = Plan()
     plan.tokens, plan.positions = [1000] * size, list(range(size))
     plan.seqs, plan.outputs = [0] * size, {size - 1: 0}
     start = time.perf_counter()
-    model.decode(plan)
+    context.decode(plan)
     seconds = time.perf_counter() - start
-    model.clear()
+    context.clear()
     return size / seconds
 
 
 def main() -> None:
     """Measure the sizes in turn, several times, and print median and range."""
     path = sys.argv[1] if len(sys.argv) > 1 else str(default_model())
-    model = Llama(path, LoadOptions(), False, lambda fraction: None)
+    model = Model(path, LoadOptions(), False, lambda fraction: None)
+    context = Context(model, LoadOptions())
     rates: dict[int, list[float]] = {size: [] for size in SIZES}
-    measure(model, SIZES[-1])
+    measure(context, SIZES[-1])
     for _ in range(ROUNDS):
         for size, found in rates.items():
-            found.append(measure(model, size))
+            found.append(measure(context, size))
     print("tokens in a decode   tokens/s   range")
     for size, found in rates.items():
         print(f"{size:18}   {median(found):8.0f}   {min(found):.0f} to {max(found):.0f}")

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from engine import frames
 from engine.api import EngineError, FinishReason, Usage
 from engine.batch import Plan, Scheduler
-from engine.llama import Llama, Sampler, log
+from engine.llama import Context, Model, Sampler, log
 from engine.text import TextStream
 
 PREFILL_CHUNK = 128
@@ -80,12 +80,12 @@ class Link:
 
 def serve(link: Link) -> None:
     """Load the model the first command names, then answer for as long as the pipe is open."""
-    model = _load(link)
-    if model is not None:
-        Loop(link, model).run()
+    loaded = _load(link)
+    if loaded is not None:
+        Loop(link, *loaded).run()
 
 
-def _load(link: Link) -> Llama | None:
+def _load(link: Link) -> tuple[Model, Context] | None:
     commands: list[frames.Command] = []
     while not commands:
         commands = link.receive(wait=True)
@@ -93,8 +93,9 @@ def _load(link: Link) -> Llama | None:
     if not isinstance(load, frames.Load):
         raise EngineError("the first command is a load")
     try:
-        model = Llama(load.path, load.options, load.repack, _progress(link))
-        model.warm_up()
+        model = Model(load.path, load.options, load.repack, _progress(link))
+        context = Context(model, load.options)
+        context.warm_up()
     except EngineError as error:
         link.send([*_log_lines(), frames.LoadFailed(str(error))])
         return None
@@ -102,13 +103,13 @@ def _load(link: Link) -> Llama | None:
         architecture=model.architecture,
         parameters=model.parameters,
         quantization=model.quantization,
-        n_ctx=model.n_ctx,
+        n_ctx=context.n_ctx,
         n_ctx_train=model.n_ctx_train,
         chat_template=model.has_chat_template,
         note=model.note,
     )
     link.send([*_log_lines(), ready])
-    return model
+    return model, context
 
 
 def _progress(link: Link) -> Callable[[float], None]:
@@ -163,17 +164,18 @@ class _Answer:
 class Loop:
     """Commands in, one decode, events out; and again."""
 
-    def __init__(self, link: Link, model: Llama) -> None:
+    def __init__(self, link: Link, model: Model, context: Context) -> None:
         self._link = link
         self._model = model
+        self._context = context
         self._answers: dict[int, _Answer] = {}
         self._events: list[frames.Event] = []
         self._scheduler = Scheduler(
-            n_cells=model.n_cells,
-            n_ctx=min(model.n_ctx, model.n_cells),
-            n_seq=model.n_seq,
-            n_batch=model.n_batch,
-            chunk=model.n_batch if model.on_gpu else PREFILL_CHUNK,
+            n_cells=context.n_cells,
+            n_ctx=min(context.n_ctx, context.n_cells),
+            n_seq=context.n_seq,
+            n_batch=context.n_batch,
+            chunk=context.n_batch if model.on_gpu else PREFILL_CHUNK,
             trims=model.trims,
         )
 
@@ -212,7 +214,7 @@ class Loop:
         # What would be no answer at all is one of a single token.
         self._scheduler.add(command.id, prompt, max(request.sampling.max_tokens, 1))
         self._answers[command.id] = _Answer(
-            sampler=self._model.sampler(request.sampling, prompt),
+            sampler=Sampler(self._model.n_vocab, self._context.n_ctx, request.sampling, prompt),
             text=TextStream(request.sampling.stop),
             arrived=arrived,
             prompt_tokens=len(prompt),
@@ -235,7 +237,7 @@ class Loop:
             # Before the decode, so that it shows as prefill for as long as that takes.
             self._tell()
         try:
-            self._model.decode(plan)
+            self._context.decode(plan)
         except EngineError as error:
             self._lose_all(str(error))
             return
@@ -246,7 +248,7 @@ class Loop:
     def _extend(self, answer_id: int, row: int) -> None:
         """One more token for an answer, from the logits of ``row``."""
         answer = self._answers[answer_id]
-        token = answer.sampler.sample(row)
+        token = self._context.sample(answer.sampler, row)
         if not answer.first:
             answer.first = time.perf_counter()
         if self._model.ends(token):
@@ -270,7 +272,7 @@ class Loop:
 
     def _lose_all(self, error: str) -> None:
         """A decode failed: no one's cache can be trusted any more."""
-        self._model.clear()
+        self._context.clear()
         for answer_id in self._scheduler.reset():
             self._events.append(frames.Failed(answer_id, error))
             self._forget(answer_id)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import pytest
 
 from engine.api import Chat, EngineError, LoadOptions, Message, Raw
-from engine.llama import Llama
+from engine.llama import Model
 
 IM_START, IM_END = 1, 2
 
 
 @pytest.fixture(scope="module")
 def llama(smol):
-    return Llama(smol, LoadOptions(n_ctx=256, n_seq=1), repack=False, progress=lambda _: None)
+    return Model(smol, LoadOptions(), repack=False, progress=lambda _: None)
 
 
 def user(text: str) -> Chat:
     return Chat((Message("user", text),))
 
 
-def text(llama: Llama, tokens: list[int]) -> str:
+def text(llama: Model, tokens: list[int]) -> str:
     return b"".join(map(llama.piece, tokens)).decode()
 
 
