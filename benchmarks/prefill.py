@@ -1,4 +1,6 @@
-"""Prompt tokens a second by the number of tokens in a decode: what `PREFILL_CHUNK` is chosen by.
+"""Prompt tokens a second by the number of tokens in a decode, and of tokens before them.
+
+What `engine.llama.context.CHUNK` and `Model.attention_costs` are chosen by.
 
     python -m benchmarks.prefill [MODEL.gguf]
 
@@ -13,22 +15,22 @@ from statistics import median
 
 from ctl.catalog import default_model
 from engine import LoadOptions
-from engine.batch import Plan
 from engine.llama import Context, Model
+from engine.plan import Plan, Trim
 
-SIZES = (1, 32, 64, 128, 256, 512)
+SIZES = (1, 16, 32, 64, 128)
 ROUNDS = 7
 
 
 def measure(context: Context, size: int) -> float:
-    """Tokens a second of one decode of so many tokens of one prompt, which is then forgotten."""
+    """Tokens a second of one decode of so many tokens of one prompt, with nothing before it."""
     plan = Plan()
-    plan.tokens, plan.positions = [1000] * size, list(range(size))
-    plan.seqs, plan.outputs = [0] * size, {size - 1: 0}
+    plan.operations.append(Trim(0, 0))
+    plan.add(0, [1000] * size, 0)
+    plan.outputs[size - 1] = 0
     start = time.perf_counter()
-    context.decode(plan)
+    context.carry_out(plan)
     seconds = time.perf_counter() - start
-    context.clear()
     return size / seconds
 
 

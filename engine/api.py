@@ -75,18 +75,32 @@ class Request(msgspec.Struct, frozen=True):
 class LoadOptions(msgspec.Struct, frozen=True):
     """How to load a model.
 
-    n_ctx: tokens of context; 0 chooses what the model was trained with, up to a sensible
-    size. n_seq: answers running at once. n_batch: tokens in one decode. n_threads: 0 takes
-    every core. n_gpu_layers: -1 offloads all where the build has a GPU.
+    n_ctx: tokens one conversation may hold; 0 chooses what the model was trained with, up to a
+    sensible size. n_seq: answers running at once. n_cells: tokens of all of them together, for
+    which memory is taken at once; 0 is twice n_ctx. n_batch: tokens in one decode. n_threads: 0
+    takes every core. n_gpu_layers: -1 offloads all where the build has a GPU. kv_type: of what
+    the cache holds, f16 or one of `KV_TYPES`. flash_attn: on, off, or auto, where llama.cpp
+    decides. cache_ram: MiB of memory for what answers computed, beyond n_cells. share: whether
+    what one answer computed is used for another. lora: adapters, each the path of a GGUF file
+    and its scale.
     """
 
     n_ctx: int = 0
     n_seq: int = 32
+    n_cells: int = 0
     n_batch: int = 512
     n_threads: int = 0
     n_gpu_layers: int = -1
     use_mmap: bool = True
+    kv_type: str = "f16"
+    flash_attn: str = "auto"
+    cache_ram: int = 512
+    share: bool = True
+    lora: tuple[tuple[str, float], ...] = ()
 
+
+KV_TYPES = ("f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+"""The types of ggml that a KV cache can have."""
 
 ModelState = Literal["none", "loading", "ready", "failed"]
 

@@ -1,86 +1,61 @@
 """The scheduler: which tokens of which answers go into the next decode.
 
-Theory of operation. The KV cache has ``n_cells`` cells, shared by ``n_seq`` sequences; a
-sequence holds the tokens of one answer at positions 0, 1, 2, … and goes through
+Theory of operation. An answer goes through
 
-    queued ──admit──▸ prefill ──whole prompt computed──▸ decode ──finish──▸ (gone)
+    queued ──admit──▸ (waiting) ──start──▸ prefill ──whole prompt computed──▸ decode ──▸ gone
 
-and `cancel` leads out of each of them. Three rules keep it safe and fair:
+and `cancel` leads out of each of them. Six rules keep it safe, fair and fast:
 
-- *Admission by cells.* A request is admitted, first come first served, when a sequence is
-  free and the cells cover its worst case: its prompt and every token it may generate. So a
+- *Admission by cells.* A request is admitted, first come first served, when there is a sequence
+  for it and the cells cover its worst case: its prompt and every token it may generate. So a
   decode never runs out of cells. Whoever cannot be admitted yet is not overtaken.
-- *Kept prefixes.* When an answer ends, its tokens stay in its sequence. A new request takes
-  the free sequence that shares the longest beginning with its prompt, and only the rest is
-  computed. Kept tokens give way, least recently used first, when an admission needs cells.
-- *A step is bounded.* Every running answer gets its next token in every step; beside them at
-  most ``chunk`` tokens of prompts are computed, the oldest prompt having half of them for
-  sure and the shortest remaining ones the rest, so that neither waits for the other.
+- *The cache is cut as the answers need it.* Where the cut at hand holds the next request up and
+  another would not, the cache is cut anew (`engine.cache`): in streams where they fit, for they
+  are faster, unified where they do not.
+- *Nothing is computed twice.* An answer starts from the longest beginning of its prompt that is
+  in the cache. Where somebody before it is just computing more of it, it waits for that.
+- *A step is bounded.* Decodes take turns: one with the next token of every running answer, one
+  with some ``chunk`` tokens of prompts (``calm_chunk`` when nobody waits for his next token), in
+  turn of the oldest prompt and of the shortest ones.
+- *By tiles.* Attention over a long context is several times faster for a `Tile` of tokens of one
+  prompt than for fewer, so prompts are not cut smaller than that, and the last tokens of what was
+  found are computed again where that is faster than to compute few.
+- *Side by side.* Answers move together when others between them have ended, for llama.cpp
+  computes neighbouring streams in one go.
 
-Pure logic: token ids in, a `Plan` out. Neither llama.cpp nor a clock may come in. Sharing a
-prefix between *running* sequences will be another cache operation beside `Trim`, planned in
-`Scheduler._admit`; nothing else has to know.
+Pure logic: token ids in, a `Plan` out. Neither llama.cpp nor a clock may come in.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal
 
 from engine.api import EngineError
+from engine.cache import Cache, Found, Seq, Shape, streams
+from engine.plan import Admission, Plan, Tile
+from engine.prefix import common_prefix
 
+WORTH_WAITING = 8
+"""Tokens that somebody else is about to compute from which on one waits for them: a step more
+before the first token of one's own, which is what so many tokens take."""
 
-@dataclass(frozen=True, slots=True)
-class Trim:
-    """Before the decode: forget the tokens of ``seq`` from position ``start`` on."""
+WORTH_MOVING = 16
+"""Tokens an answer may still generate from which on it is moved beside the others."""
 
-    seq: int
-    start: int
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """An answer that left the queue; ``cached`` tokens of its prompt need no computation."""
-
-    id: int
-    prompt: int
-    cached: int
-
-
-@dataclass(slots=True)
-class Plan:
-    """One decode. Row ``i`` computes ``tokens[i]`` at ``positions[i]`` of ``seqs[i]``; the
-    rows in ``outputs`` (row → answer) are those whose logits are wanted."""
-
-    trims: list[Trim] = field(default_factory=list)
-    admitted: list[Admission] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    seqs: list[int] = field(default_factory=list)
-    outputs: dict[int, int] = field(default_factory=dict)
-
-    def _add(self, seq: int, tokens: list[int], start: int) -> None:
-        self.tokens += tokens
-        self.positions += range(start, start + len(tokens))
-        self.seqs += [seq] * len(tokens)
-
-
-@dataclass(slots=True, eq=False)
-class _Sequence:
-    """A sequence of the cache and the tokens in its cells, running or kept."""
-
-    id: int
-    tokens: list[int] = field(default_factory=list)
-    running: _Request | None = None
-    used: int = 0
+SETTLED = 256
+"""Steps after which a unified cache is cut into streams again, if they do: to cut it takes as
+long as a few steps, and a mixed load should not have it cut at every request."""
 
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """One answer. ``todo``: tokens not in the cache yet, of the prompt or the one just
-    sampled; ``left``: tokens it may still generate."""
+    """One answer. cells: those of its worst case. left: tokens it may still generate. todo:
+    tokens not in the cache yet, of the prompt or the one just sampled. leader: whose first
+    ``ahead`` tokens it waits for."""
 
     id: int
     prompt: list[int]
@@ -88,8 +63,22 @@ class _Request:
     clipped: bool
     cells: int
     todo: list[int] = field(default_factory=list)
-    seq: _Sequence | None = None
+    seq: Seq | None = None
+    started: bool = False
     decoding: bool = False
+    leader: _Request | None = None
+    ahead: int = 0
+
+    @property
+    def place(self) -> Seq:
+        """Its sequence, once it is admitted."""
+        assert self.seq is not None
+        return self.seq
+
+    @property
+    def to_come(self) -> int:
+        """Cells it may still take, beyond those it has."""
+        return self.cells - len(self.place.tokens)
 
 
 def prompt_too_long(tokens: int, n_ctx: int) -> EngineError:
@@ -102,28 +91,57 @@ def prompt_too_long(tokens: int, n_ctx: int) -> EngineError:
 class Scheduler:
     """Plans decodes for the answers that were added. See the top of this file.
 
-    n_cells: cells of the cache. n_ctx: tokens one answer may hold, prompt included.
-    n_seq: sequences. n_batch: tokens in one decode. chunk: of these, tokens of prompts.
-    trims: a kept sequence can be cut anywhere; without it (recurrent models) it is used
-    whole or not at all.
+    shape: how the cache is cut at first. n_cells: its cells in all, for the cuts to come. n_seq:
+    answers at once. n_ctx: tokens one of them may hold, prompt included. n_batch: tokens in one
+    decode. chunk, calm_chunk: tokens of prompts in one; up to twice as many where the rest would
+    be less. tile: None where attention is not computed so. store: see `Cache`. trims: a sequence
+    can be cut anywhere; without it (recurrent models) it is used whole or not at all. share:
+    whether anything computed is used again. reshapes: whether the cache can be cut anew.
     """
 
     def __init__(
-        self, *, n_cells: int, n_ctx: int, n_seq: int, n_batch: int, chunk: int, trims: bool = True
+        self,
+        shape: Shape,
+        *,
+        n_cells: int,
+        n_seq: int,
+        n_ctx: int,
+        n_batch: int,
+        chunk: int,
+        calm_chunk: int | None = None,
+        tile: Tile | None = None,
+        store: int = 0,
+        trims: bool = True,
+        share: bool = True,
+        reshapes: bool = True,
     ) -> None:
         if not (n_seq >= 1 and 1 <= n_ctx <= n_cells and n_batch > n_seq and chunk >= 1):
             raise ValueError("n_seq and chunk >= 1, 1 <= n_ctx <= n_cells and n_batch > n_seq")
+        self._cache = Cache(shape, store=store, trims=trims, share=share)
         self._n_cells = n_cells
+        self._n_seq = n_seq
         self._n_ctx = n_ctx
         self._n_batch = n_batch
         self._chunk = chunk
-        self._trims = trims
-        self._sequences = [_Sequence(i) for i in range(n_seq)]
+        self._calm_chunk = calm_chunk or chunk
+        self._tile = tile if trims else None
+        self._follows = trims and share
+        self._reshapes = reshapes
         self._queue: deque[_Request] = deque()
         self._requests: dict[int, _Request] = {}
         self._running: dict[int, _Request] = {}
-        self._pending_trims: list[Trim] = []
-        self._clock = 0
+        """Those that have a sequence, in the order of their admission."""
+        self._steps = 0
+        """Since the cache was cut last."""
+        self._prompts_next = False
+        """Whether it is the prompts' turn."""
+        self._oldest_next = True
+        """Whether it is the oldest prompt's."""
+
+    @property
+    def shape(self) -> Shape:
+        """How the cache is cut, once all plans so far are carried out."""
+        return self._cache.shape
 
     @property
     def busy(self) -> bool:
@@ -163,37 +181,32 @@ class Scheduler:
         if request.seq is None:
             self._queue.remove(request)
         else:
-            self._release(request, request.seq)
+            del self._running[answer]
+            self._cache.release(request.seq)
 
     def plan(self) -> Plan | None:
-        """The next decode; None if there is nothing to do.
+        """What to do next; None if there is nothing.
 
-        Every plan has to be carried out (trims, then the decode) and followed by `decoded`,
-        before anything else is called.
+        Every plan has to be carried out (its operations, then the decode) and followed by
+        `decoded`, before anything else is called.
         """
         plan = Plan()
-        self._admit(plan)
-        plan.trims, self._pending_trims = self._pending_trims, []
-        prefilling = []
+        self._steps += 1
+        self._settle()
+        self._admit()
+        self._gather()
         for request in self._running.values():
-            if request.decoding:
-                self._take(plan, request, 1)
-            else:
-                prefilling.append(request)
-        if prefilling:
-            room = min(self._chunk, self._n_batch - len(plan.tokens))
-            oldest = prefilling[0]
-            room -= self._take(plan, oldest, max(1, room // 2))
-            for request in sorted(prefilling, key=lambda one: len(one.todo)):
-                if room > 0:
-                    room -= self._take(plan, request, room)
+            if not request.started:
+                self._start(request, plan)
+        plan.operations = self._cache.take_operations()
+        for request, count in sorted(self._portions(), key=lambda each: each[0].place.id):
+            self._take(plan, request, count)
         return plan if plan.tokens else None
 
     def decoded(self, plan: Plan) -> None:
         """The plan was carried out: its tokens are in the cache, its outputs can be sampled."""
         for answer in plan.outputs.values():
-            request = self._requests[answer]
-            request.decoding = True
+            self._requests[answer].decoding = True
 
     def accept(self, answer: int, token: int) -> Literal["length", "context"] | None:
         """The token sampled for an answer. If it was its last, says why; then `finish` it."""
@@ -214,104 +227,182 @@ class Scheduler:
         self._requests.clear()
         self._running.clear()
         self._queue.clear()
-        self._pending_trims.clear()
-        for seq in self._sequences:
-            seq.tokens, seq.running = [], None
+        self._cache.clear()
         return lost
 
-    def _take(self, plan: Plan, request: _Request, limit: int) -> int:
-        """Plan up to ``limit`` tokens that ``request`` has to do; returns how many."""
-        seq = request.seq
-        assert seq is not None
-        part = request.todo[:limit]
-        if not part:
-            return 0
-        plan._add(seq.id, part, len(seq.tokens))
-        seq.tokens += part
-        del request.todo[:limit]
-        if not request.todo:
-            plan.outputs[len(plan.tokens) - 1] = request.id
-        return len(part)
+    # Admission
 
-    def _admit(self, plan: Plan) -> None:
+    def _admit(self) -> None:
         while self._queue:
             request = self._queue[0]
-            reserved = sum(running.cells for running in self._running.values())
-            if reserved + request.cells > self._n_cells:
-                return
-            choice = self._choose(request.prompt)
-            if choice is None:
-                return
-            seq, cached = choice
+            found = self._find(request)
+            if not self._fits(request, found):
+                shape = self._other_shape(request)
+                if shape is None:
+                    return
+                self._cut(shape)
+                continue
+            self._find_leader(request, found)
+            if request.leader is not None:
+                found = Found()
+            seq = self._cache.choose(found, self._seats())
+            assert seq is not None
             self._queue.popleft()
-            self._trim(seq, cached)
-            self._make_room(seq, self._n_cells - reserved - request.cells)
-            request.todo = request.prompt[cached:]
-            request.seq, seq.running = seq, request
+            request.seq = seq
             self._running[request.id] = request
-            plan.admitted.append(Admission(request.id, len(request.prompt), cached))
+            self._cache.place(seq, found)
+            self._cache.make_room(self._to_come())
 
-    def _choose(self, prompt: list[int]) -> tuple[_Sequence, int] | None:
-        """The free sequence for a prompt, and how many of its tokens to use.
+    def _find(self, request: _Request) -> Found:
+        """What need not be computed of a prompt, as far as that is the fastest."""
+        found, tile = self._cache.find(request.prompt), self._tile
+        length = len(request.prompt)
+        if tile is None or not found.n or not length - found.n < tile.rows <= length:
+            return found
+        again = tile.beats(length - found.n, found.n)
+        return replace(found, n=length - tile.rows) if again else found
 
-        A kept prefix is taken over only by a prompt that shares half of it, or that lies
-        wholly in it: a system prompt that all have in common must not cost somebody his
-        conversation, and a question that is asked again has its answer computed in the very
-        cells of the first time, without which llama.cpp's rounding differs.
-        """
-        free = [seq for seq in self._sequences if seq.running is None]
-        if not free:
+    def _fits(self, request: _Request, found: Found) -> bool:
+        """Whether the request can be admitted as the cache is cut now."""
+        shape = self._cache.shape
+        if len(self._running) == shape.n_seq:
+            return False
+        if not shape.unified:
+            return request.cells <= shape.n_ctx
+        held = self._cache.held(running.place for running in self._running.values())
+        new = request.cells - self._cache.common(found)
+        return held + self._to_come() + new <= shape.n_cells
+
+    def _to_come(self) -> int:
+        """Cells that the running answers may still take."""
+        return sum(running.to_come for running in self._running.values())
+
+    def _other_shape(self, request: _Request) -> Shape | None:
+        """A cut of the cache in which the request can be admitted; None: it has to wait."""
+        if not self._reshapes or self._cache.shape.unified or len(self._running) == self._n_seq:
             return None
-        shared = {seq.id: self._usable(seq.tokens, prompt) for seq in free}
-        good = [
-            seq
-            for seq in free
-            if shared[seq.id] * 2 >= len(seq.tokens) > 0 or shared[seq.id] == len(prompt) - 1 > 0
-        ]
-        if good:
-            seq = max(good, key=lambda one: shared[one.id])
-        else:
-            seq = min(free, key=lambda one: (bool(one.tokens), one.used))
-        return seq, shared[seq.id]
+        needs = [running.cells for running in self._running.values()] + [request.cells]
+        queued = [other.cells for other in islice(self._queue, 1, None)]
+        if shape := self._streams(needs + queued) or self._streams(needs):
+            return shape
+        if sum(needs) <= self._n_cells:
+            return Shape(self._n_seq, self._n_cells, unified=True)
+        return None
 
-    def _usable(self, kept: list[int], prompt: list[int]) -> int:
-        # The last token of a prompt is always computed: its logits are what comes next.
-        shared = common_prefix(kept, prompt[:-1])
-        return shared if self._trims or shared == len(kept) else 0
+    def _streams(self, needs: list[int]) -> Shape | None:
+        """Streams for answers that take so many cells each, if there can be such."""
+        return streams(self._n_cells, self._n_seq, min(len(needs), self._n_seq), max(needs))
 
-    def _make_room(self, chosen: _Sequence, free: int) -> None:
-        """Evict kept prefixes until those beside ``chosen`` fit into ``free`` cells."""
-        kept = [s for s in self._sequences if s.running is None and s is not chosen and s.tokens]
-        total = sum(len(seq.tokens) for seq in kept)
-        for seq in sorted(kept, key=lambda one: one.used):
-            if total <= free:
+    def _settle(self) -> None:
+        """A unified cache that streams would do for now becomes streams."""
+        everybody = [*self._running.values(), *self._queue]
+        settled = self._reshapes and self._steps >= SETTLED
+        if not self._cache.shape.unified or not settled or not everybody:
+            return
+        if shape := self._streams([request.cells for request in everybody]):
+            self._cut(shape)
+
+    def _cut(self, shape: Shape) -> None:
+        self._cache.reshape(shape)
+        self._steps = 0
+
+    def _seats(self) -> set[int]:
+        """The numbers of the sequences that run, or that the next in the queue would like."""
+        seats = {running.place.id for running in self._running.values()}
+        free = self._cache.shape.n_seq - len(seats)
+        for request in islice(self._queue, 1, 1 + free):
+            seats.update(holder for holder in self._cache.find(request.prompt).holders[:1])
+        return seats
+
+    # Prefixes
+
+    def _find_leader(self, request: _Request, found: Found) -> None:
+        """Whom to wait for: who was admitted before and is to compute more of the prompt than
+        there is now."""
+        request.leader, request.ahead = None, 0
+        if not self._follows:
+            return
+        least = found.n + WORTH_WAITING
+        wanted = request.prompt[:-1]
+        for other in self._running.values():
+            if other is request:
                 return
-            total -= len(seq.tokens)
-            self._trim(seq, 0)
+            if not other.decoding and len(other.prompt) >= least:
+                shared = common_prefix(other.prompt, wanted)
+                if shared >= max(least, request.ahead + 1):
+                    request.leader, request.ahead = other, shared
 
-    def _trim(self, seq: _Sequence, start: int) -> None:
-        if len(seq.tokens) > start:
-            del seq.tokens[start:]
-            self._pending_trims.append(Trim(seq.id, start))
+    def _start(self, request: _Request, plan: Plan) -> None:
+        """Start a request that was admitted, unless it is to wait."""
+        leader = request.leader
+        if leader is not None:
+            waits = leader.id in self._requests and not leader.decoding
+            if waits and len(leader.place.tokens) < request.ahead:
+                return
+            found = self._find(request)
+            self._find_leader(request, found)
+            if request.leader is not None:
+                return
+            self._cache.place(request.place, found)
+            self._cache.make_room(self._to_come())
+        cached = len(request.place.tokens)
+        request.todo = request.prompt[cached:]
+        request.started = True
+        plan.admitted.append(Admission(request.id, len(request.prompt), cached))
 
-    def _release(self, request: _Request, seq: _Sequence) -> None:
-        del self._running[request.id]
-        seq.running = None
-        self._clock += 1
-        seq.used = self._clock
+    def _gather(self) -> None:
+        """Move one answer towards the others, if there is a gap between them."""
+        if self._cache.shape.unified or self._queue:
+            return
+        by_seat = {request.place.id: request for request in self._running.values()}
+        seats = sorted(by_seat)
+        gaps = [seat for seat in range(seats[0], seats[-1]) if seat not in by_seat] if seats else []
+        if not gaps:
+            return
+        # From the side where fewer are.
+        low = sum(seat < gaps[0] for seat in seats)
+        high = sum(seat > gaps[-1] for seat in seats)
+        seat, gap = (seats[0], gaps[-1]) if low < high else (seats[-1], gaps[0])
+        if by_seat[seat].left >= WORTH_MOVING:
+            self._cache.move(by_seat[seat].place, self._cache.sequences[gap])
 
+    # A step
 
-def common_prefix(a: list[int], b: list[int]) -> int:
-    """How many tokens ``a`` and ``b`` begin alike with."""
-    length = min(len(a), len(b))
-    if a[:length] == b[:length]:
-        return length
-    # Comparing slices runs in C; halving finds the place in a few of them.
-    low, high = 0, length
-    while high - low > 1:
-        middle = (low + high) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low
+    def _portions(self) -> list[tuple[_Request, int]]:
+        """How many tokens of which answers the next decode computes."""
+        answers = [request for request in self._running.values() if request.decoding]
+        prompts = [r for r in self._running.values() if r.started and not r.decoding]
+        if answers and not (prompts and self._prompts_next):
+            self._prompts_next = True
+            return [(request, 1) for request in answers]
+        self._prompts_next = False
+        if not prompts:
+            return []
+        self._oldest_next = not self._oldest_next
+        shortest = sorted(prompts, key=lambda request: len(request.todo))
+        first = prompts[0] if self._oldest_next else shortest[0]
+        chunk = min(self._chunk if answers else self._calm_chunk, self._n_batch)
+        portions = {first: self._portion(first, chunk)}
+        # Several short ones go together, but not so many that they would be computed by tiles:
+        # that rounds otherwise, and what one answer says must not depend on who came with it.
+        room = min(chunk, self._tile.rows - 1 if self._tile else chunk)
+        for request in shortest:
+            if sum(portions.values(), len(request.todo)) <= room:
+                portions.setdefault(request, len(request.todo))
+        return list(portions.items())
+
+    def _portion(self, request: _Request, chunk: int) -> int:
+        """A chunk of a prompt; all of it where less than another would be left."""
+        rest = len(request.todo)
+        return rest if rest < min(2 * chunk, self._n_batch + 1) else chunk
+
+    def _take(self, plan: Plan, request: _Request, count: int) -> None:
+        part = request.todo[:count]
+        if not part:
+            return
+        seq = request.place
+        plan.add(seq.id, part, len(seq.tokens))
+        self._cache.append(seq, part)
+        del request.todo[:count]
+        if not request.todo:
+            plan.outputs[len(plan.tokens) - 1] = request.id

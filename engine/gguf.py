@@ -60,19 +60,20 @@ def check_file(path: str, spare: int = 0) -> int:
     return info.st_size
 
 
-def check_context(n_ctx: int, cache_bytes: int) -> None:
-    """Raises `EngineError` if a context of ``n_ctx`` tokens, whose KV cache takes
-    ``cache_bytes``, cannot be had.
+def check_context(n_ctx: int, n_cells: int, cell_bytes: int) -> None:
+    """Raises `EngineError` if a context for conversations of ``n_ctx`` tokens cannot be had, with
+    a KV cache of ``n_cells`` cells of so many bytes.
 
     llama.cpp writes to all of the cache at once: what does not fit gets somebody killed.
     """
     available = psutil.virtual_memory().available
-    if not 0 < n_ctx < 1 << 31:
-        raise EngineError(f"invalid n_ctx {n_ctx}: a context holds 1 to {(1 << 31) - 1} tokens")
-    if cache_bytes > available:
+    for name, value in (("n_ctx", n_ctx), ("n_cells", n_cells)):
+        if not 0 < value < 1 << 31:
+            raise EngineError(f"invalid {name} {value}: it is 1 to {(1 << 31) - 1} tokens")
+    if n_cells * cell_bytes > available:
         raise EngineError(
-            f"context too large: {n_ctx} tokens take {cache_bytes} bytes, "
-            f"{available} bytes of memory are available"
+            f"context too large: n_ctx {n_ctx} with n_cells {n_cells} takes "
+            f"{n_cells * cell_bytes} bytes, {available} bytes of memory are available"
         )
 
 

@@ -23,14 +23,10 @@ from dataclasses import dataclass
 
 from engine import frames
 from engine.api import EngineError, FinishReason, Usage
-from engine.batch import Plan, Scheduler
+from engine.batch import Scheduler
 from engine.llama import Context, Model, Sampler, log
+from engine.plan import Plan
 from engine.text import TextStream
-
-PREFILL_CHUNK = 128
-"""Tokens of prompts in a step. On a CPU (``python -m benchmarks.prefill``: SmolLM2-135M, 2 cores)
-a token alone runs at 95 a second, 32 in a batch at 325, 64 at 350, 128 to 512 at 350: more than
-this wins nothing, and makes every running answer wait longer for its next token."""
 
 
 class Link:
@@ -171,12 +167,18 @@ class Loop:
         self._answers: dict[int, _Answer] = {}
         self._events: list[frames.Event] = []
         self._scheduler = Scheduler(
+            context.shape,
             n_cells=context.n_cells,
-            n_ctx=min(context.n_ctx, context.n_cells),
             n_seq=context.n_seq,
+            n_ctx=context.n_ctx,
             n_batch=context.n_batch,
-            chunk=context.n_batch if model.on_gpu else PREFILL_CHUNK,
+            chunk=context.chunk,
+            calm_chunk=context.calm_chunk,
+            store=context.store,
+            tile=context.tile,
             trims=model.trims,
+            reshapes=context.reshapes,
+            share=context.share,
         )
 
     def run(self) -> None:
@@ -237,7 +239,7 @@ class Loop:
             # Before the decode, so that it shows as prefill for as long as that takes.
             self._tell()
         try:
-            self._context.decode(plan)
+            self._context.carry_out(plan)
         except EngineError as error:
             self._lose_all(str(error))
             return
@@ -272,7 +274,7 @@ class Loop:
 
     def _lose_all(self, error: str) -> None:
         """A decode failed: no one's cache can be trusted any more."""
-        self._context.clear()
+        self._context.forget(self._scheduler.shape)
         for answer_id in self._scheduler.reset():
             self._events.append(frames.Failed(answer_id, error))
             self._forget(answer_id)

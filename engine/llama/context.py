@@ -1,43 +1,101 @@
-"""A context of llama.cpp: the KV cache, and the decodes that read and fill it."""
+"""A context of llama.cpp: the KV cache, the operations on it, and the decodes that fill it."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.api import EngineError, LoadOptions
-from engine.batch import Plan, Trim
+from engine.cache import streams
 from engine.gguf import check_context
 from engine.llama.model import Model
 from engine.llama.native import C, reason
 from engine.llama.sampler import Sampler
+from engine.llama.state import State, is_plain
+from engine.plan import Copy, Drop, Operation, Plan, Reshape, Restore, Save, Shape, Tile, Trim
 
 DEFAULT_N_CTX = 8192
-"""Tokens of context at most where `LoadOptions.n_ctx` is 0. The cache is allocated at once:
-8,192 tokens are 180 MiB for a model of 135 M parameters, 1 GiB for one of 8 G."""
+"""Tokens of a conversation at most where `LoadOptions.n_ctx` is 0. Twice as many cells are taken
+at once: 360 MiB for a model of 135 M parameters, 2 GiB for one of 8 G."""
+
+CHUNK = 64
+"""Tokens of a prompt in a decode while answers run: a tile of the CPU's attention (Q_TILE_SZ in
+ggml-cpu's ops.cpp). ``python -m benchmarks.prefill`` (SmolLM2-135M, 2 cores), tokens a second:
+63 at once 233, 64 at once 323, 512 at once 326; behind 1,000 tokens 67, 220 and 266."""
+
+CALM_CHUNK = 128
+"""The same while nobody waits for his next token: somebody may come who does."""
+
+SCRATCH = 64 << 20
+"""Bytes at most that are kept for copies from one stream to another: 2,800 tokens of SmolLM2."""
 
 WARM_UP = 4
 """Tokens in the larger of the two warm-up decodes."""
 
+_TYPES = {
+    "f32": C.GGML_TYPE_F32,
+    "f16": C.GGML_TYPE_F16,
+    "q8_0": C.GGML_TYPE_Q8_0,
+    "q5_1": C.GGML_TYPE_Q5_1,
+    "q5_0": C.GGML_TYPE_Q5_0,
+    "q4_1": C.GGML_TYPE_Q4_1,
+    "q4_0": C.GGML_TYPE_Q4_0,
+}
+_BITS = {"f32": 32, "f16": 16, "q8_0": 8.5, "q5_1": 6, "q5_0": 5.5, "q4_1": 5, "q4_0": 4.5}
+"""Of an element, with its share of the block's scales (ggml-common.h)."""
+
+_FLASH = {
+    "auto": C.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": C.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": C.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+
 
 class Context:
-    """A context for ``model``, made by ``llama_init_from_model``, with one KV cache for all
-    sequences (``kv_unified``). Raises `EngineError` with llama.cpp's reason."""
+    """A context for ``model``, made by ``llama_init_from_model``, as `LoadOptions` says.
+
+    Its cache is cut in ``shape``, and anew by a `Reshape`, which makes another context. Raises
+    `EngineError` with llama.cpp's reason.
+    """
 
     def __init__(self, model: Model, options: LoadOptions) -> None:
+        self._model = model
+        self._options = options
         self.n_ctx = options.n_ctx or min(model.n_ctx_train, DEFAULT_N_CTX)
         self.n_seq = min(max(options.n_seq, 1), C.llama_max_parallel_sequences())
-        self._model = model
-        self._context = self._make(options)
-        self._memory = C.llama_get_memory(self._context)
-        self.n_cells: int = C.llama_n_ctx(self._context)
-        self.n_batch: int = C.llama_n_batch(self._context)
+        # Every running answer has a token in a step, and a prompt at least one beside them.
+        self.n_batch = max(options.n_batch, self.n_seq + 1, WARM_UP)
+        # llama.cpp makes a batch no larger than the context.
+        self.n_cells = max(options.n_cells or 2 * self.n_ctx, self.n_ctx, self.n_batch)
+        cell_bytes = int(model.cell_elements() * _BITS[options.kv_type] / 8)
+        if not model.on_gpu:
+            check_context(self.n_ctx, self.n_cells, cell_bytes)
+        self.chunk = self.n_batch if model.on_gpu else CHUNK
+        self.calm_chunk = self.n_batch if model.on_gpu else CALM_CHUNK
+        self.store = (options.cache_ram << 20) // max(cell_bytes, 1) if options.share else 0
+        """Cells whose contents `cache_ram` holds."""
+        self.share = options.share
+        self.tile = None if model.on_gpu else Tile(CHUNK, *model.attention_costs())
+        self.shape = streams(self.n_cells, self.n_seq, min(8, self.n_seq), 1) or Shape(
+            self.n_seq, self.n_cells, unified=True
+        )
+        self._adapters = model.adapters(options.lora)
         self._batch = _Batch(self.n_batch)
+        self._saved: dict[int, State] = {}
+        self._scratch: State | None = None
+        self._scratch_of: int | None = None
+        """The sequence that holds what is in the scratch: one copied to many is read once."""
+        self.reshapes = False
+        """Whether the cache can be cut anew: known once it is warm."""
+        self._make(self.shape)
 
     def warm_up(self) -> None:
-        """Decode once as a single answer does and once as several do, and forget it.
+        """Decode once as a single answer does and once as several do, and forget it. Where what
+        a sequence holds cannot be carried over, the cache is unified from now on.
 
         Here a broken backend shows itself, before anybody waits for an answer. One token is
         not enough: the AMX crash (ggml-org/llama.cpp#20824) needs two or more in a batch.
@@ -45,53 +103,139 @@ class Context:
         token = max(self._model.bos, 0)
         for n_tokens in (1, WARM_UP):
             plan = Plan()
-            plan.tokens, plan.positions = [token] * n_tokens, list(range(n_tokens))
-            plan.seqs, plan.outputs = [0] * n_tokens, {n_tokens - 1: 0}
-            self.decode(plan)
-            self.clear()
+            plan.add(0, [token] * n_tokens, 0)
+            plan.outputs[n_tokens - 1] = 0
+            self.carry_out(plan)
+            self.reshapes = is_plain(self._read(0), n_tokens)
+            C.llama_memory_clear(self._memory, False)
+        if not self.reshapes and not self.shape.unified:
+            self.forget(Shape(self.n_seq, self.n_cells, unified=True))
 
-    def decode(self, plan: Plan) -> None:
-        """Carry out a plan: ``llama_memory_seq_rm`` for its trims, then ``llama_decode``.
+    def carry_out(self, plan: Plan) -> None:
+        """The operations of a plan on the cache, then ``llama_decode`` of its rows.
 
         Raises `EngineError` if llama.cpp refuses; what is in the cache is unknown then, and
-        it has to be cleared.
+        it has to be forgotten.
         """
-        for trim in plan.trims:
-            self._trim(trim)
+        for operation in plan.operations:
+            self._operate(operation)
+        self._scratch_of = None
         status = C.llama_decode(self._context, self._batch.fill(plan))
         if status != 0:
             raise EngineError(f"llama_decode failed with status {status}{reason()}")
 
-    def clear(self) -> None:
-        """Forget all sequences (``llama_memory_clear``)."""
-        C.llama_memory_clear(self._memory, False)
+    def forget(self, shape: Shape) -> None:
+        """Forget everything, and cut the cache like that."""
+        self._saved.clear()
+        self._scratch_of = None
+        C.llama_free(self._context)
+        self._make(shape)
 
     def sample(self, sampler: Sampler, row: int) -> int:
         """The next token of an answer, by the logits of a row of the last decode."""
         return sampler.sample(self._context, row)
 
-    def _make(self, options: LoadOptions) -> C.llama_context_p:
-        # Every running answer has a token in a step, and a prompt at least one beside them.
-        n_batch = max(options.n_batch, self.n_seq + 1, WARM_UP)
-        # llama.cpp makes a batch no larger than the context.
-        n_cells = max(self.n_ctx, n_batch)
-        if not self._model.on_gpu:
-            check_context(self.n_ctx, n_cells * self._model.cell_bytes())
+    def _make(self, shape: Shape) -> None:
         params = C.llama_context_default_params()
-        params.n_ctx = n_cells
-        params.n_batch = n_batch
-        params.n_ubatch = min(params.n_ubatch, n_batch)
-        params.n_seq_max = self.n_seq
-        params.n_threads = params.n_threads_batch = options.n_threads or _cores()
-        params.kv_unified = True
+        params.n_ctx = shape.n_cells
+        params.n_seq_max = shape.n_seq
+        params.kv_unified = shape.unified
+        params.n_batch = self.n_batch
+        # What llama.cpp computes at once, and takes memory for; more brings nothing here.
+        most = params.n_ubatch if self._model.on_gpu else 2 * self.calm_chunk
+        params.n_ubatch = min(self.n_batch, max(most, self.n_seq))
+        # Else it takes memory for the logits of every token of a prompt.
+        params.n_outputs_max = shape.n_seq
+        params.n_threads = params.n_threads_batch = self._options.n_threads or _cores()
+        params.type_k = params.type_v = _TYPES[self._options.kv_type]
+        params.flash_attn_type = _FLASH[self._options.flash_attn]
         context: C.llama_context_p | None = C.llama_init_from_model(self._model.pointer, params)
         if not context:
-            raise EngineError(f"no context of {self.n_ctx} tokens{reason()}")
-        return context
+            raise EngineError(f"no context of {shape.n_cells} tokens{reason()}")
+        self._context = context
+        self._memory = C.llama_get_memory(context)
+        self.shape = shape
+        self._adapt()
 
-    def _trim(self, trim: Trim) -> None:
-        if not C.llama_memory_seq_rm(self._memory, trim.seq, trim.start, -1):
-            raise EngineError(f"llama_memory_seq_rm refused to cut sequence {trim.seq}")
+    def _adapt(self) -> None:
+        """``llama_set_adapters_lora``: a context begins with none."""
+        n = len(self._adapters)
+        if not n:
+            return
+        pointers = (C.llama_adapter_lora_p_ctypes * n)(
+            *(ctypes.cast(adapter, C.llama_adapter_lora_p_ctypes) for adapter, _ in self._adapters)
+        )
+        scales = (ctypes.c_float * n)(*(scale for _, scale in self._adapters))
+        if C.llama_set_adapters_lora(self._context, pointers, n, scales) != 0:
+            raise EngineError(f"the LoRA adapters do not fit this model{reason()}")
+
+    # The cache
+
+    def _operate(self, operation: Operation) -> None:
+        match operation:
+            case Trim(seq, start):
+                self._trim(seq, start)
+            case Copy(src, dst, n) if self.shape.unified:
+                C.llama_memory_seq_cp(self._memory, src, dst, 0, n)
+            case Copy(src, dst, n):
+                if self._scratch is None or self._scratch_of != src:
+                    self._scratch, self._scratch_of = self._read(src, self._scratch), src
+                self._write(dst, self._scratch)
+                self._trim(dst, n)
+            case Save(seq, key):
+                self._saved[key] = self._read(seq)
+            case Restore(key, dst, n):
+                self._write(dst, self._saved[key])
+                self._trim(dst, n)
+            case Drop(key):
+                del self._saved[key]
+            case Reshape(shape, moves):
+                self._reshape(shape, moves)
+
+    def _trim(self, seq: int, start: int) -> None:
+        self._touch(seq)
+        if not C.llama_memory_seq_rm(self._memory, seq, start, -1):
+            raise EngineError(f"llama_memory_seq_rm refused to cut sequence {seq}")
+
+    def _reshape(self, shape: Shape, moves: Iterable[tuple[int, int]]) -> None:
+        states = [(new, self._read(old)) for old, new in moves]
+        self._scratch_of = None
+        C.llama_free(self._context)
+        self._make(shape)
+        for seq, state in states:
+            self._write(seq, state)
+
+    def _read(self, seq: int, into: State | None = None) -> State:
+        """What a sequence holds (``llama_state_seq_get_data``). into: memory to use for it."""
+        size = C.llama_state_seq_get_size(self._context, seq)
+        old = None if into is None else into.data.base
+        if isinstance(old, np.ndarray) and size <= old.size <= SCRATCH:
+            # Memory that was written to before costs a fifth of what new memory does.
+            data = old[:size]
+        else:
+            data = np.empty(size, dtype=np.uint8)[:]
+        if C.llama_state_seq_get_data(self._context, _bytes(data), size, seq) != size:
+            raise EngineError(f"llama_state_seq_get_data failed for sequence {seq}{reason()}")
+        return State(data, self._n_streams)
+
+    def _write(self, seq: int, state: State) -> None:
+        """Let a sequence hold that (``llama_state_seq_set_data``)."""
+        self._touch(seq)
+        data = state.fitted(self._n_streams).data
+        if C.llama_state_seq_set_data(self._context, _bytes(data), data.size, seq) == 0:
+            raise EngineError(f"llama_state_seq_set_data failed for sequence {seq}{reason()}")
+
+    def _touch(self, seq: int) -> None:
+        if self._scratch_of == seq:
+            self._scratch_of = None
+
+    @property
+    def _n_streams(self) -> int:
+        return 1 if self.shape.unified else self.shape.n_seq
+
+
+def _bytes(state: NDArray[np.uint8]) -> ctypes._Pointer[ctypes.c_uint8]:
+    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 class _Batch:

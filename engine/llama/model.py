@@ -15,7 +15,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from engine.api import Chat, EngineError, LoadOptions, Raw
 from engine.gguf import refusal
-from engine.llama.native import C, errors
+from engine.llama.native import C, errors, reason
 from engine.template import ChatTemplate
 
 
@@ -56,14 +56,37 @@ class Model:
         """Whether `tokens` takes a `Chat`."""
         return self._template is not None
 
-    def cell_bytes(self) -> int:
-        """Bytes that a token takes in the cache: in every layer, a key and a value of f16 for
-        every head of them. More than it is where layers share, or have none."""
+    def cell_elements(self) -> int:
+        """Numbers that a token takes in the cache: in every layer, a key and a value for every
+        head of them. More than it is where layers share, or have none."""
         n_head = max(C.llama_model_n_head(self.pointer), 1)
         head: int = C.llama_model_n_embd(self.pointer) // n_head
         n_layer: int = C.llama_model_n_layer(self.pointer)
         heads: int = n_layer * C.llama_model_n_head_kv(self.pointer)
-        return heads * head * 2 * 2
+        return heads * head * 2
+
+    def attention_costs(self) -> tuple[float, float]:
+        """What every token before it adds to the cost of computing one, without tiles and with
+        them, where all the rest that a token costs is 1.
+
+        By the multiplications of each, and how fast a CPU does them: measured on SmolLM2-135M
+        (``python -m benchmarks.prefill``), a weight 37 G a second, attention 3 G, in tiles 21 G.
+        """
+        head: int = C.llama_model_n_embd(self.pointer)
+        attention = 2 * head * C.llama_model_n_layer(self.pointer) / max(self.parameters, 1)
+        return attention * 37 / 3, attention * 37 / 21
+
+    def adapters(
+        self, lora: tuple[tuple[str, float], ...]
+    ) -> list[tuple[C.llama_adapter_lora_p, float]]:
+        """LoRA adapters, each with its scale (``llama_adapter_lora_init``)."""
+        loaded = []
+        for path, scale in lora:
+            adapter = C.llama_adapter_lora_init(self.pointer, os.fsencode(path))
+            if not adapter:
+                raise EngineError(f"no LoRA adapter for this model: {path}{reason()}")
+            loaded.append((adapter, scale))
+        return loaded
 
     def tokens(self, prompt: Chat | Raw) -> list[int]:
         """The tokens of a prompt (``llama_tokenize``), with one BOS where the model wants it.

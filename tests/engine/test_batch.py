@@ -1,36 +1,19 @@
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from engine import EngineError
-from engine.batch import Plan, Scheduler, common_prefix
+from engine.batch import SETTLED, Scheduler
+from engine.cache import streams
+from engine.plan import Copy, Drop, Plan, Reshape, Restore, Save, Shape, Tile, Trim
+
+UNIFIED = Shape(4, 100, unified=True)
+UNIFIED_1024 = Shape(4, 1024, unified=True)
 
 
-class Cache:
-    """What llama.cpp's cache would hold, and complain about, were it carrying out the plans."""
-
-    def __init__(self, n_cells: int) -> None:
-        self.n_cells = n_cells
-        self.sequences: dict[int, list[int]] = {}
-
-    def carry_out(self, plan: Plan) -> None:
-        for trim in plan.trims:
-            del self.sequences.setdefault(trim.seq, [])[trim.start :]
-        for token, position, seq in zip(plan.tokens, plan.positions, plan.seqs, strict=True):
-            tokens = self.sequences.setdefault(seq, [])
-            assert position == len(tokens)
-            tokens.append(token)
-        assert sum(map(len, self.sequences.values())) <= self.n_cells
-
-
-def scheduler(**changes) -> Scheduler:
-    sizes = {"n_cells": 100, "n_ctx": 100, "n_seq": 4, "n_batch": 32, "chunk": 16}
-    return Scheduler(**sizes | changes)
+def scheduler(shape: Shape = UNIFIED, **changes) -> Scheduler:
+    sizes = {"n_cells": shape.n_cells, "n_ctx": shape.n_cells, "n_seq": 4, "n_batch": 32}
+    return Scheduler(shape, **sizes | {"chunk": 16} | changes)
 
 
 def step(batch: Scheduler, token: int = 7) -> Plan | None:
@@ -49,17 +32,28 @@ def run(batch: Scheduler) -> None:
         pass
 
 
+def run_some(batch: Scheduler, steps: int) -> None:
+    for _ in range(steps):
+        step(batch)
+
+
 def prompt(n_tokens: int, first: int = 1000) -> list[int]:
     return list(range(first, first + n_tokens))
 
 
 def test_a_prompt_is_computed_in_chunks_and_only_its_end_gives_logits():
     batch = scheduler()
-    batch.add(1, prompt(20), 5)
+    batch.add(1, prompt(36), 5)
     plan = step(batch)
     assert (plan.tokens, plan.outputs) == (prompt(16), {})
     plan = step(batch)
-    assert (plan.positions, plan.outputs) == ([16, 17, 18, 19], {3: 1})
+    assert (plan.positions, plan.outputs) == (list(range(16, 36)), {19: 1})
+
+
+def test_no_chunk_of_a_prompt_is_smaller_than_the_others():
+    batch = scheduler()
+    batch.add(1, prompt(31), 5)
+    assert len(step(batch).tokens) == 31
 
 
 def test_then_every_step_computes_the_token_sampled_last():
@@ -72,23 +66,37 @@ def test_then_every_step_computes_the_token_sampled_last():
 
 
 def test_a_long_prompt_does_not_hold_up_running_answers():
-    batch = scheduler()
+    batch = scheduler(calm_chunk=90)
     batch.add(1, prompt(2), 50)
     step(batch)
     batch.add(2, prompt(40, 2000), 5)
-    for _ in range(2):
-        plan = step(batch)
-        assert plan.tokens[0] == 7
-        assert len(plan.tokens) == 1 + 16
+    assert [len(step(batch).tokens) for _ in range(5)] == [1, 16, 1, 24, 2]
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one_nor_starve_it():
-    batch = scheduler(n_cells=300, n_ctx=200)
+    batch = scheduler(Shape(4, 300, unified=True))
     batch.add(1, prompt(100), 5)
-    batch.add(2, prompt(8, 2000), 5)
+    batch.add(2, prompt(20, 2000), 5)
+    batch.add(3, prompt(24, 3000), 5)
+    seqs = [step(batch).seqs for _ in range(4)]
+    assert [set(each) for each in seqs] == [{1}, {1}, {0}, {1}]
+
+
+def test_short_prompts_go_together_but_not_to_a_whole_tile():
+    batch = scheduler(Shape(4, 300, unified=True), chunk=16, tile=Tile(16, 0, 0))
+    for answer in (1, 2, 3):
+        batch.add(answer, prompt(6, answer * 1000), 5)
+    assert step(batch).seqs == [0] * 6 + [1] * 6
+
+
+def test_where_a_tile_is_faster_some_tokens_are_computed_again():
+    batch = scheduler(Shape(2, 512, unified=False), n_seq=2, tile=Tile(16, 1.0, 0.1))
+    batch.add(1, prompt(60), 3)
+    run(batch)
+    batch.add(2, [*prompt(60), 7, 7, 1, 2], 3)
     plan = step(batch)
-    assert Counter(plan.seqs) == {0: 8, 1: 8}
-    assert list(plan.outputs.values()) == [2]
+    assert plan.admitted[0].cached == 64 - 16
+    assert len(plan.tokens) == 16
 
 
 def test_the_last_token_allowed_ends_with_length():
@@ -179,7 +187,7 @@ def test_kept_prefixes_give_way_least_recently_used_first():
         run(batch)
     batch.add(3, prompt(40, 3000), 20)
     plan = step(batch)
-    assert [(trim.seq, trim.start) for trim in plan.trims] == [(0, 0)]
+    assert plan.operations == [Trim(0, 0)]
     batch.cancel(3)
     batch.add(4, prompt(20, 2000), 1)
     assert step(batch).admitted[0].cached == 19
@@ -208,90 +216,160 @@ def test_a_lost_cache_ends_every_answer():
     assert step(batch).admitted[0].cached == 0
 
 
+def with_store(**changes) -> Scheduler:
+    return scheduler(Shape(2, 512, unified=False), n_seq=2, store=1000, **changes)
+
+
+def test_what_gives_way_is_saved_and_brought_back():
+    batch = with_store()
+    for answer in (1, 2, 3):
+        batch.add(answer, prompt(20, answer * 1000), 3)
+        plan = step(batch)
+        run(batch)
+    assert plan.operations == [Save(0, 3), Trim(0, 0)]
+    batch.add(4, [*prompt(20, 1000), 7, 7, 8], 3)
+    plan = step(batch)
+    assert plan.admitted[0].cached == 22
+    assert plan.operations[-1] == Restore(3, 1, 22)
+
+
+def test_what_was_saved_gives_way_least_recently_used_first():
+    batch = scheduler(Shape(1, 256, unified=False), n_seq=1, store=50)
+    for answer in (1, 2, 3, 4):
+        batch.add(answer, prompt(20, answer * 1000), 3)
+        plan = step(batch)
+        run(batch)
+    assert [type(operation) for operation in plan.operations] == [Drop, Save, Trim]
+
+
+def test_of_two_saved_the_one_that_is_the_beginning_of_the_other_goes():
+    batch = scheduler(Shape(1, 256, unified=False), n_seq=1, store=500)
+    batch.add(1, prompt(20), 3)
+    run(batch)
+    batch.add(2, prompt(9, 5000), 1)
+    run(batch)
+    batch.add(3, [*prompt(20), 7, 7, *prompt(20, 3000)], 3)
+    run(batch)
+    batch.add(4, prompt(9, 6000), 1)
+    kinds = [type(operation) for operation in step(batch).operations]
+    assert kinds == [Save, Drop, Trim]
+
+
+def test_a_running_answer_shares_what_it_has():
+    batch = scheduler()
+    batch.add(1, prompt(20), 20)
+    run_some(batch, 3)
+    batch.add(2, [*prompt(18), 1, 2], 20)
+    plan = step(batch)
+    assert plan.operations == [Copy(0, 1, 18)]
+    assert plan.admitted[0].cached == 18
+
+
+def test_those_that_come_together_wait_for_one_prefill():
+    batch = scheduler(Shape(4, 1024, unified=False))
+    for answer in (1, 2, 3):
+        batch.add(answer, [*prompt(24), answer, answer + 10], 5)
+    first, second = step(batch), step(batch)
+    assert (len(first.tokens), list(first.outputs.values())) == (26, [1])
+    assert [admission.cached for admission in first.admitted] == [0]
+    assert second.operations == [Copy(0, 1, 24), Copy(0, 2, 24)]
+    assert [(a.id, a.cached) for a in second.admitted] == [(2, 24), (3, 24)]
+    assert second.tokens == [7]
+    assert sorted(step(batch).outputs.values()) == [2, 3]
+
+
+def test_who_waits_goes_on_when_the_other_is_cancelled():
+    batch = scheduler(Shape(4, 1024, unified=False))
+    for answer in (1, 2, 3):
+        batch.add(answer, prompt(40), 5)
+    step(batch)
+    batch.cancel(1)
+    plan = step(batch)
+    assert [(a.id, a.cached) for a in plan.admitted] == [(2, 16)]
+    run(batch)
+    assert not batch.busy
+
+
+def test_without_sharing_everything_is_computed():
+    batch = scheduler(share=False)
+    for answer in (1, 2):
+        batch.add(answer, prompt(10), 3)
+        assert step(batch).admitted[0].cached == 0
+        run(batch)
+
+
+def test_a_request_too_long_for_its_stream_has_the_cache_cut_anew():
+    batch = scheduler(Shape(4, 1024, unified=False))
+    batch.add(1, prompt(20), 300)
+    plan = step(batch)
+    assert plan.operations == [Reshape(Shape(2, 1024, unified=False), ())]
+
+
+def test_more_requests_than_streams_have_the_cache_cut_anew():
+    batch = scheduler(Shape(2, 1024, unified=False))
+    batch.add(1, prompt(20), 30)
+    step(batch)
+    for answer in (2, 3):
+        batch.add(answer, prompt(20, answer * 1000), 30)
+    plan = step(batch)
+    assert plan.operations == [Reshape(Shape(4, 1024, unified=False), ((0, 0),))]
+    assert len(plan.admitted) == 2
+
+
+def test_one_long_answer_beside_short_ones_makes_the_cache_unified():
+    batch = scheduler(Shape(4, 1024, unified=False), n_batch=99, chunk=90)
+    for answer in (1, 2, 3):
+        batch.add(answer, prompt(20, answer * 1000), 100)
+    step(batch)
+    batch.add(4, prompt(400, 5000), 100)
+    plan = step(batch)
+    (reshape,) = plan.operations
+    assert reshape == Reshape(UNIFIED_1024, ((0, 0), (1, 1), (2, 2)))
+    assert [a.id for a in plan.admitted] == [4]
+
+
+def test_a_unified_cache_becomes_streams_again_in_time():
+    batch = scheduler(UNIFIED_1024, n_ctx=1000)
+    batch.add(1, prompt(20), 900)
+    steps = 0
+    while not (plan := step(batch)).operations:
+        steps += 1
+    assert plan.operations == [Reshape(Shape(1, 1024, unified=False), ((0, 0),))]
+    assert steps == SETTLED - 1
+
+
+def test_answers_run_side_by_side():
+    batch = scheduler(Shape(4, 1024, unified=False), n_batch=99, chunk=90)
+    for answer in (1, 2, 3):
+        batch.add(answer, prompt(10, answer * 1000), 100)
+    step(batch)
+    batch.cancel(2)
+    plan = step(batch)
+    assert plan.operations[-2:] == [Copy(2, 1, 10), Trim(2, 0)]
+    assert plan.seqs == [0, 1]
+
+
+def test_a_new_answer_takes_the_place_beside_the_others():
+    batch = scheduler(Shape(4, 1024, unified=False), n_batch=99, chunk=90)
+    for answer in (1, 2, 3):
+        batch.add(answer, prompt(10, answer * 1000), 100)
+    step(batch)
+    batch.cancel(2)
+    batch.add(4, prompt(10, 4000), 100)
+    assert step(batch).seqs == [0, 2]
+    assert step(batch).seqs == [1] * 10
+
+
 @pytest.mark.parametrize(
-    ("a", "b", "shared"),
-    [([], [], 0), ([1], [], 0), ([1, 2], [1, 2, 3], 2), ([1, 2, 3], [1, 9, 3], 1), ([1], [2], 0)],
+    ("demand", "need", "shape"),
+    [
+        (1, 300, (4, 4096)),
+        (10, 1300, (10, 1536)),
+        (32, 300, (32, 512)),
+        (40, 300, None),
+        (9, 4000, None),
+    ],
 )
-def test_common_prefix(a, b, shared):
-    assert common_prefix(a, b) == shared
-
-
-tokens = st.lists(st.integers(0, 2), min_size=1, max_size=30)
-
-
-class Scheduling(RuleBasedStateMachine):
-    """Any order of requests, steps, ends and cancellations, against a model of the cache."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cache = Cache(60)
-        self.batch = Scheduler(n_cells=60, n_ctx=40, n_seq=3, n_batch=8, chunk=5)
-        self.said: dict[int, list[int]] = {}  # prompt and tokens so far, of answers not ended
-        self.allowed: dict[int, int] = {}
-        self.ended: Counter[int] = Counter()
-        self.asked = 0
-
-    @rule(prompt=tokens, max_tokens=st.integers(1, 50))
-    def ask(self, prompt, max_tokens):
-        self.asked += 1
-        self.batch.add(self.asked, list(prompt), max_tokens)
-        self.said[self.asked] = list(prompt)
-        self.allowed[self.asked] = min(max_tokens, 40 - len(prompt))
-
-    @precondition(lambda self: self.said)
-    @rule(data=st.data())
-    def cancel(self, data):
-        answer = data.draw(st.sampled_from(sorted(self.said)))
-        self.batch.cancel(answer)
-        self._end(answer)
-
-    @rule(sampled=st.lists(st.integers(0, 3), min_size=3, max_size=3))
-    def decode(self, sampled):
-        """One step; the token 3 ends an answer."""
-        plan = self.batch.plan()
-        assert (plan is None) == (not self.said)
-        if plan is None:
-            return
-        assert 0 < len(plan.tokens) <= 8
-        self.cache.carry_out(plan)
-        self.batch.decoded(plan)
-        by_output = {answer: plan.seqs[row] for row, answer in plan.outputs.items()}
-        assert len(set(by_output.values())) == len(by_output)
-        for answer, token in zip(by_output, sampled, strict=False):
-            # Everything said so far is in the cells of its sequence, and nothing else.
-            assert self.cache.sequences[by_output[answer]] == self.said[answer]
-            if token == 3:
-                self.batch.finish(answer)
-                self._end(answer)
-                continue
-            self.said[answer].append(token)
-            self.allowed[answer] -= 1
-            if self.batch.accept(answer, token):
-                assert self.allowed[answer] == 0
-                self.batch.finish(answer)
-                self._end(answer)
-            else:
-                assert self.allowed[answer] > 0
-
-    @invariant()
-    def every_answer_ends_once(self):
-        assert set(self.batch.answers) == set(self.said)
-        assert all(count == 1 for count in self.ended.values())
-
-    def teardown(self):
-        """With nothing new coming in, all of them end."""
-        for _ in range(2000):
-            if not self.said:
-                break
-            self.decode([0, 1, 2])
-        assert not self.batch.busy
-        assert sum(self.ended.values()) == self.asked
-
-    def _end(self, answer):
-        del self.said[answer]
-        self.ended[answer] += 1
-
-
-TestScheduling = Scheduling.TestCase
-# A machine that compiles beside the tests takes its time.
-TestScheduling.settings = settings(deadline=None)
+def test_streams_are_as_many_and_as_large_as_the_answers_need(demand, need, shape):
+    found = streams(16384, 32, demand, need)
+    assert (found and (found.n_seq, found.n_ctx)) == shape

@@ -90,15 +90,16 @@ def test_memory_that_will_be_freed_counts_as_available(file, monkeypatch):
 
 def test_a_context_larger_than_memory_is_refused_with_both_numbers(monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=99))
-    check_context(10, 99)
+    check_context(10, 33, 3)
     with pytest.raises(EngineError) as refused:
-        check_context(10, 100)
+        check_context(10, 20, 5)
     assert str(refused.value) == (
-        "context too large: 10 tokens take 100 bytes, 99 bytes of memory are available"
+        "context too large: n_ctx 10 with n_cells 20 takes 100 bytes, "
+        "99 bytes of memory are available"
     )
 
 
 @pytest.mark.parametrize("n_ctx", [-1, 0, 1 << 31])
 def test_a_context_that_is_none_is_refused_with_the_range(n_ctx):
-    with pytest.raises(EngineError, match=f"invalid n_ctx {n_ctx}: a context holds 1 to 2147483"):
-        check_context(n_ctx, 0)
+    with pytest.raises(EngineError, match=f"invalid n_ctx {n_ctx}: it is 1 to 2147483647 tokens"):
+        check_context(n_ctx, 1, 0)
