@@ -35,8 +35,8 @@ from itertools import islice
 from typing import Literal
 
 from engine.api import EngineError
-from engine.cache import Cache, Found, Seq, Shape, streams
-from engine.plan import Admission, Plan, Tile
+from engine.cache import Cache, Found, Seq, streams
+from engine.plan import Admission, Plan, Shape, Tile
 from engine.prefix import common_prefix
 
 WORTH_WAITING = 8
