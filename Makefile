@@ -1,6 +1,9 @@
 # make run    sets up .venv, gets the default model and serves it
 # make test   sets up what is missing, then lint, types and all tests
 # make bench  measures, prints a table and keeps it as benchmarks/results.json
+# make bench-peer      measures the bridge against llama-server, about 25 minutes; the first
+#                      time it builds llama-server (LLAMBO_PEER=FILE takes one that there is)
+# make bench-overhead  what the bridge itself costs, per request and per token
 # make fuzz   10 million hostile frames against the server, about 10 minutes
 # make soak   mixed clients, some of them killed, for ten minutes
 
@@ -35,6 +38,31 @@ test: .venv/.test
 bench: .venv/.run
 	$(BIN)/python -m benchmarks.run
 
+.venv/.bench: .venv/.run
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $@
+
+# From the very llama.cpp that the llama-cpp-python of .venv was compiled from: about 5 minutes.
+PEER := .peer/build/bin/llama-server
+LLAMBO_PEER ?= $(PEER)
+export LLAMBO_PEER
+
+$(PEER): constraints.txt | .venv/.run
+	rm -rf .peer
+	$(BIN)/python -m pip download --disable-pip-version-check -c constraints.txt -d .peer \
+		--no-deps --no-binary llama-cpp-python llama-cpp-python
+	tar xzf .peer/llama_cpp_python-*.tar.gz -C .peer
+	cmake -S .peer/llama_cpp_python-*/vendor/llama.cpp -B .peer/build \
+		-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DLLAMA_CURL=OFF \
+		-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
+	cmake --build .peer/build --parallel $$(nproc) --target llama-server
+
+bench-peer: .venv/.bench $(LLAMBO_PEER)
+	$(BIN)/python -m benchmarks.peer
+
+bench-overhead: .venv/.bench
+	$(BIN)/python -m benchmarks.overhead
+
 .venv/.fuzz: .venv/.test
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	touch $@
@@ -46,6 +74,6 @@ soak: .venv/.run
 	$(BIN)/python -m benchmarks.soak
 
 clean:
-	rm -rf .venv *.egg-info build
+	rm -rf .venv .peer *.egg-info build
 
-.PHONY: all run test bench fuzz soak clean
+.PHONY: all run test bench bench-peer bench-overhead fuzz soak clean
