@@ -26,6 +26,11 @@ class WorkerAnswer:
         self._admitted = self._first = 0.0
         self._count = 0
 
+    @property
+    def dropped(self) -> int:
+        """See `engine.api.Answer.dropped`."""
+        return self._admission.dropped
+
     def __aiter__(self) -> AsyncIterator[str]:
         return self
 

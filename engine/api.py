@@ -65,11 +65,20 @@ class Sampling(msgspec.Struct, frozen=True):
     stop: tuple[str, ...] = ()
 
 
+Overflow = Literal["stop", "slide"]
+
+
 class Request(msgspec.Struct, frozen=True):
-    """One question to a model."""
+    """One question to a model.
+
+    overflow: what becomes of a `Chat` that leaves too little of the context to its answer.
+    ``stop`` takes it as it is, and it fails when there is no room at all; ``slide`` leaves the
+    oldest turns out (`engine.slide` has the rule).
+    """
 
     prompt: Chat | Raw
     sampling: Sampling = Sampling()
+    overflow: Overflow = "stop"
 
 
 class LoadOptions(msgspec.Struct, frozen=True):
@@ -152,6 +161,11 @@ class Answer(Protocol):
     def usage(self) -> Usage | None:
         """Known once iteration has ended, also when it ended in an error or the block was left
         (then it says what is known here: finish_reason ``error`` or ``cancelled``)."""
+
+    @property
+    def dropped(self) -> int:
+        """Messages of the request's `Chat` that were left out. Known once it has left the
+        queue."""
 
     def __aiter__(self) -> AsyncIterator[str]: ...
 

@@ -19,10 +19,11 @@ from engine.api import (
     FinishReason,
     LoadOptions,
     ModelStatus,
+    Raw,
     Request,
     Usage,
 )
-from engine.batch import prompt_too_long
+from engine.slide import fit
 from engine.text import TextStream
 
 N_CTX = 8192
@@ -143,6 +144,7 @@ class _EchoAnswer:
         self._count = 0
         self.state: AnswerState = "queued"
         self.usage: Usage | None = None
+        self.dropped = 0
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self
@@ -183,10 +185,10 @@ class _EchoAnswer:
         return piece
 
     def _begin(self, n_ctx: int) -> None:
-        self._words, self._prompt_tokens = _words(self._request)
+        prompt, self.dropped = fit(self._request, _words, n_ctx)
+        self._prompt_tokens = len(prompt)
+        self._words = _answer(self._request.prompt)
         room = n_ctx - self._prompt_tokens
-        if room < 1:
-            raise prompt_too_long(self._prompt_tokens, n_ctx)
         max_tokens = self._request.sampling.max_tokens
         self._limit = min(room, max_tokens)
         self._clipped = room < max_tokens
@@ -221,18 +223,19 @@ class _EchoAnswer:
         )
 
 
-def _words(request: Request) -> tuple[list[str], int]:
-    """The tokens to answer with, and how many the whole prompt has.
+def _words(prompt: Chat | Raw) -> list[str]:
+    """The words of a prompt, all its messages': what of it takes room.
 
     Raises `EngineError` if there are none.
     """
-    prompt = request.prompt
-    texts = (
-        [message.content for message in prompt.messages]
-        if isinstance(prompt, Chat)
-        else [prompt.text]
-    )
-    counts = [len(text.split()) for text in texts]
-    if not sum(counts):
+    texts = [prompt.text] if isinstance(prompt, Raw) else [m.content for m in prompt.messages]
+    words = [word for text in texts for word in text.split()]
+    if not words:
         raise EngineError("the prompt is empty")
-    return _WORD.findall(texts[-1].strip()), sum(counts)
+    return words
+
+
+def _answer(prompt: Chat | Raw) -> list[str]:
+    """The tokens to answer with."""
+    text = prompt.text if isinstance(prompt, Raw) else prompt.messages[-1].content
+    return _WORD.findall(text.strip())

@@ -80,12 +80,14 @@ class Log(msgspec.Struct, frozen=True, array_like=True, tag="log"):
 
 
 class Admitted(msgspec.Struct, frozen=True, array_like=True, tag="admitted"):
-    """An answer left the queue and its prompt is being computed."""
+    """An answer left the queue and its prompt is being computed. ``dropped``: messages of its
+    conversation that were left out."""
 
     id: int
     prompt_tokens: int
     cached_tokens: int
     queue_s: float
+    dropped: int = 0
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True, tag="token"):

@@ -12,16 +12,11 @@ import trio
 
 from engine import frames
 from engine.answer import WorkerAnswer
-from engine.api import Chat, EngineError, LoadOptions, ModelState, ModelStatus, Request
+from engine.api import EngineError, LoadOptions, ModelState, ModelStatus, Request
 from engine.process import WorkerProcess
+from engine.slide import check_bytes
 
 logger = logging.getLogger(__name__)
-
-
-BYTES_PER_TOKEN = 64
-"""A prompt with more bytes than this for every token of the context is refused before its
-tokens are counted: text has about four to a token, and counting takes the worker, and with it
-every other answer, a quarter of a second for a megabyte."""
 
 
 class Model:
@@ -163,15 +158,9 @@ class Model:
     def _post(self, answer: WorkerAnswer, request: Request) -> None:
         assert self.worker is not None
         assert self._facts is not None
-        n_bytes, n_ctx = _prompt_bytes(request), self._facts.n_ctx
-        if n_bytes > n_ctx * BYTES_PER_TOKEN:
-            answer.fail(
-                f"prompt is {n_bytes} bytes long; the context holds {n_ctx} tokens, "
-                "the answer included"
-            )
-            return
         waited = trio.current_time() - answer.asked
         try:
+            check_bytes(request, self._facts.n_ctx)
             self.worker.post(frames.Generate(answer.id, request, waited))
         except EngineError as error:
             answer.fail(str(error))
@@ -183,9 +172,3 @@ class Model:
         self._progress = progress
         self._moved.set()
         self._moved = trio.Event()
-
-
-def _prompt_bytes(request: Request) -> int:
-    prompt = request.prompt
-    texts = [m.content for m in prompt.messages] if isinstance(prompt, Chat) else [prompt.text]
-    return sum(len(text.encode()) for text in texts)

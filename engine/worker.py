@@ -25,6 +25,7 @@ from engine import frames
 from engine.api import EngineError, FinishReason, Usage
 from engine.batch import Plan, Scheduler
 from engine.llama import Context, Model, Sampler, log
+from engine.slide import fit
 from engine.text import TextStream
 
 PREFILL_CHUNK = 128
@@ -141,6 +142,7 @@ class _Answer:
     text: TextStream
     arrived: float
     prompt_tokens: int
+    dropped: int = 0
     cached_tokens: int = 0
     admitted: float = 0.0
     first: float = 0.0
@@ -170,9 +172,10 @@ class Loop:
         self._context = context
         self._answers: dict[int, _Answer] = {}
         self._events: list[frames.Event] = []
+        self._n_ctx = min(context.n_ctx, context.n_cells)
         self._scheduler = Scheduler(
             n_cells=context.n_cells,
-            n_ctx=min(context.n_ctx, context.n_cells),
+            n_ctx=self._n_ctx,
             n_seq=context.n_seq,
             n_batch=context.n_batch,
             chunk=context.n_batch if model.on_gpu else PREFILL_CHUNK,
@@ -210,7 +213,7 @@ class Loop:
     def _begin(self, command: frames.Generate) -> None:
         arrived = time.perf_counter() - command.waited
         request = command.request
-        prompt = self._model.tokens(request.prompt)
+        prompt, dropped = fit(request, self._model.tokens, self._n_ctx)
         # What would be no answer at all is one of a single token.
         self._scheduler.add(command.id, prompt, max(request.sampling.max_tokens, 1))
         self._answers[command.id] = _Answer(
@@ -218,6 +221,7 @@ class Loop:
             text=TextStream(request.sampling.stop),
             arrived=arrived,
             prompt_tokens=len(prompt),
+            dropped=dropped,
         )
 
     def _step(self, plan: Plan) -> None:
@@ -231,6 +235,7 @@ class Loop:
                     answer.prompt_tokens,
                     answer.cached_tokens,
                     answer.admitted - answer.arrived,
+                    answer.dropped,
                 )
             )
         if plan.admitted:

@@ -68,7 +68,8 @@ async def test_a_full_context_ends_it(echo):
 async def test_a_prompt_longer_than_the_context_is_an_error(echo):
     heard = await hear(echo, "e", raw("w " * 8192))
     assert heard.error == (
-        "prompt is 8192 tokens long; the context holds 8192, the answer included"
+        "invalid prompt: 8192 tokens; the context holds 8192, the answer included; "
+        "shorten it, or LOAD with a larger n_ctx"
     )
     assert heard.usage.finish_reason == "error"
 
@@ -112,3 +113,13 @@ async def test_an_unknown_model_is_an_error_of_the_answer(echo):
     assert (await hear(echo, "f", raw("a"))).error == "no model f is loaded"
     with pytest.raises(EngineError, match="no model f is loaded"):
         await echo.free("f")
+
+
+async def test_a_conversation_that_slides_is_answered_without_its_oldest_turns(echo):
+    await echo.load("tiny", "x", LoadOptions(n_ctx=20))
+    turns = [Message(role, "a b c") for _ in range(4) for role in ("user", "assistant")]
+    chat = Chat((*turns, Message("user", "d e")))
+    assert "overflow slide" in (await hear(echo, "tiny", Request(chat))).error
+    async with echo.generate("tiny", Request(chat, overflow="slide")) as answer:
+        assert "".join([piece async for piece in answer]) == "d e"
+    assert (answer.dropped, answer.usage.prompt_tokens) == (6, 8)
