@@ -37,13 +37,16 @@ def failed(message: str, data: object = msgspec.UNSET) -> Reply:
 
 
 class SessionStatus(msgspec.Struct, frozen=True):
-    """``session`` in `Status`. state: idle, queued, prefill, generating or failed."""
+    """``session`` in `Status`. state: idle, queued, prefill, generating or failed. dropped:
+    messages of `context` that the last question went without, the oldest behind the system
+    prompt."""
 
     id: int
     owner: str
     state: str
     error: str | None
     turns: int
+    dropped: int = 0
 
 
 class BridgeStatus(msgspec.Struct, frozen=True):
