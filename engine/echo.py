@@ -5,6 +5,8 @@ For client authors, and for measuring a bridge by itself. Every model name and p
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +17,7 @@ from engine.api import (
     Answer,
     AnswerState,
     Chat,
+    Embedding,
     EngineError,
     FinishReason,
     LoadOptions,
@@ -28,6 +31,9 @@ from engine.text import TextStream
 
 N_CTX = 8192
 """Words one answer may hold, prompt included, unless `LoadOptions.n_ctx` says otherwise."""
+
+DIMENSIONS = 8
+"""Of a vector."""
 
 _WORD = re.compile(r"\s*\S+")
 
@@ -96,6 +102,29 @@ class EchoEngine:
         finally:
             answer.leave()
 
+    async def embed(self, name: str, text: str) -> Embedding:
+        """See `engine.api.Engine.embed`. The vector is made up: every word has a direction of
+        its own among `DIMENSIONS`, and a text that of all its words, so that texts with words
+        in common lie closer. It takes as long as one token."""
+        model = self._models.get(name)
+        if model is None:
+            raise EngineError(f"no model {name} is loaded")
+        words = text.split()
+        if not words:
+            raise EngineError("invalid text: it is empty")
+        if len(words) > model.n_ctx:
+            raise EngineError(
+                f"invalid text: {len(words)} tokens; the model takes {model.n_ctx} at most"
+            )
+        if self._rate is None:
+            await trio.lowlevel.checkpoint()
+        else:
+            with trio.move_on_after(1 / self._rate):
+                await model.gone.wait()
+        if model.gone.is_set():
+            raise EngineError(model.farewell)
+        return Embedding(len(words), _direction(words))
+
     def _forget(self, name: str, why: str) -> None:
         model = self._models.pop(name, None)
         if model is not None:
@@ -123,6 +152,8 @@ class _Model:
             n_ctx_train=self.n_ctx,
             chat_template=True,
             engine=EchoEngine.kind,
+            generates=True,
+            embeds=True,
         )
 
 
@@ -221,6 +252,14 @@ class _EchoAnswer:
             decode_s=decode_s,
             tokens_per_second=(self._count - 1) / decode_s if decode_s > 0 else 0.0,
         )
+
+
+def _direction(words: list[str]) -> list[float]:
+    """The sum of what the hashes of the words say, of length 1."""
+    hashes = [hashlib.sha256(word.encode()).digest() for word in words]
+    total = [sum(digest[i] - 127.5 for digest in hashes) for i in range(DIMENSIONS)]
+    length = math.hypot(*total) or 1.0
+    return [value / length for value in total]
 
 
 def _words(prompt: Chat | Raw) -> list[str]:

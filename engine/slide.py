@@ -63,6 +63,13 @@ def check_bytes(request: Request, n_ctx: int) -> None:
         )
 
 
+def check_text(text: str, n_ctx: int) -> None:
+    """As `check_bytes`, for a text to embed."""
+    n_bytes = len(text.encode())
+    if n_bytes > n_ctx * BYTES_PER_TOKEN:
+        raise EngineError(f"invalid text: {n_bytes} bytes; the model takes {n_ctx} tokens at most")
+
+
 class _Cut:
     """A conversation and the places where its rest may begin.
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from engine import frames
 from engine.api import EngineError, FinishReason, Usage
 from engine.batch import Plan, Scheduler
-from engine.llama import Context, Model, Sampler, log
+from engine.llama import Context, Embedder, Model, Sampler, log
 from engine.slide import fit
 from engine.text import TextStream
 
@@ -83,10 +83,12 @@ def serve(link: Link) -> None:
     """Load the model the first command names, then answer for as long as the pipe is open."""
     loaded = _load(link)
     if loaded is not None:
-        Loop(link, *loaded).run()
+        model, context = loaded
+        loop = Loop(link, model, context) if isinstance(context, Context) else Texts(link, context)
+        loop.run()
 
 
-def _load(link: Link) -> tuple[Model, Context] | None:
+def _load(link: Link) -> tuple[Model, Context | Embedder] | None:
     commands: list[frames.Command] = []
     while not commands:
         commands = link.receive(wait=True)
@@ -95,10 +97,11 @@ def _load(link: Link) -> tuple[Model, Context] | None:
         raise EngineError("the first command is a load")
     try:
         model = Model(load.path, load.options, load.repack, _progress(link))
-        context = Context(model, load.options)
+        make = Context if model.pooling is None else Embedder
+        context = make(model, load.options)
         context.warm_up()
     except EngineError as error:
-        link.send([*_log_lines(), frames.LoadFailed(str(error))])
+        link.send([*log_lines(), frames.LoadFailed(str(error))])
         return None
     ready = frames.Ready(
         architecture=model.architecture,
@@ -108,8 +111,10 @@ def _load(link: Link) -> tuple[Model, Context] | None:
         n_ctx_train=model.n_ctx_train,
         chat_template=model.has_chat_template,
         note=model.note,
+        generates=model.pooling is None,
+        embeds=model.pooling is not None,
     )
-    link.send([*_log_lines(), ready])
+    link.send([*log_lines(), ready])
     return model, context
 
 
@@ -126,7 +131,8 @@ def _progress(link: Link) -> Callable[[float], None]:
     return progress
 
 
-def _log_lines() -> list[frames.Event]:
+def log_lines() -> list[frames.Event]:
+    """What llama.cpp logged since the last time."""
     lines: list[frames.Event] = []
     while log:
         lines.append(frames.Log(*log.popleft()))
@@ -163,6 +169,36 @@ class _Answer:
         )
 
 
+class Texts:
+    """The loop of a model that embeds: commands in, one text, its vector out; and again."""
+
+    def __init__(self, link: Link, embedder: Embedder) -> None:
+        self._link = link
+        self._embedder = embedder
+        self._texts: dict[int, str] = {}
+
+    def run(self) -> None:
+        """Until the pipe is closed, which raises `EOFError`."""
+        while True:
+            for command in self._link.receive(wait=not self._texts):
+                match command:
+                    case frames.Embed():
+                        self._texts[command.id] = command.text
+                    case frames.Cancel():
+                        self._texts.pop(command.id, None)
+                    case _:
+                        raise EngineError("a worker loads one model, and this one embeds")
+            if self._texts:
+                first = next(iter(self._texts))
+                self._link.send([self._embed(first, self._texts.pop(first)), *log_lines()])
+
+    def _embed(self, text_id: int, text: str) -> frames.Event:
+        try:
+            return frames.Embedded(text_id, self._embedder.embed(text))
+        except EngineError as error:
+            return frames.Failed(text_id, str(error))
+
+
 class Loop:
     """Commands in, one decode, events out; and again."""
 
@@ -193,7 +229,7 @@ class Loop:
             self._tell()
 
     def _tell(self) -> None:
-        self._events += _log_lines()
+        self._events += log_lines()
         self._link.send(self._events)
         self._events.clear()
 
@@ -207,8 +243,8 @@ class Loop:
             case frames.Cancel(id=answer):
                 self._scheduler.cancel(answer)
                 self._forget(answer)
-            case frames.Load():
-                raise EngineError("a worker loads one model")
+            case frames.Load() | frames.Embed():
+                raise EngineError("a worker loads one model, and this one generates")
 
     def _begin(self, command: frames.Generate) -> None:
         arrived = time.perf_counter() - command.waited
