@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from engine.api import Message, ModelStatus, Usage
+from engine.api import Embedding, Message, ModelStatus, Usage
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -100,6 +100,19 @@ class UsageReport(msgspec.Struct, frozen=True):
 
     last: Usage | None
     total: Totals
+
+
+class EmbeddingReport(msgspec.Struct, frozen=True):
+    """What a text written to `embed` came to."""
+
+    model: str
+    tokens: int
+    embedding: list[float]
+
+
+def embedding(model: str, result: Embedding) -> EmbeddingReport:
+    """The report of a vector: to nine places, for the weights were floats of 24 bits."""
+    return EmbeddingReport(model, result.tokens, [round(value, 9) for value in result.vector])
 
 
 def rounded(usage: Usage) -> Usage:

@@ -28,6 +28,7 @@ from fs9p import Error
 
 if TYPE_CHECKING:
     from ctl.bridge import Bridge
+    from ctl.embedfile import Text
 
 SUBMIT_AFTER = 1.0
 """Seconds after the last write to a prompt at which a waiting reader of `output` submits it:
@@ -106,6 +107,10 @@ class Session:
         self.turn: Turn | None = None
         self.asides: set[Turn] = set()
         """Answers outside the conversation that are running: INFER and INFER_MULTI."""
+        self.text: Text | None = None
+        """The last one written to `embed`."""
+        self.texts: set[Text] = set()
+        """Those whose vectors are being made."""
         self.command: CommandReply | None = None
         self.error: str | None = None
         self.last_usage: Usage | None = None
@@ -373,4 +378,6 @@ class Session:
         """End it: its answers stop, its files are gone."""
         self.closed = True
         self.cancel()
+        for text in self.texts:
+            text.cancel()
         self.changed.unpark_all()

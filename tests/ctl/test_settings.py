@@ -181,7 +181,8 @@ async def test_status_is_json_with_its_keys_in_order(client):
         '"state":"idle","error":null,"turns":1,"dropped":0},"model":{"name":"echo","path":"echo",'
         '"state":"ready","progress":1.0,"error":null,"architecture":"echo","parameters":null,'
         '"quantization":null,"file_bytes":null,"memory_bytes":null,"n_ctx":8192,'
-        '"n_ctx_train":8192,"chat_template":true,"engine":"echo","note":null},"bridge":{"version":'
+        '"n_ctx_train":8192,"chat_template":true,"engine":"echo","note":null,'
+        '"generates":true,"embeds":true},"bridge":{"version":'
     )
     assert list(json.loads(text)["bridge"]) == [
         "version",
@@ -234,7 +235,7 @@ async def test_two_files_of_the_same_name_are_two_models(client):
     assert client.names("models") == ["echo", "llama", "llama-2"]
 
 
-@pytest.mark.parametrize("path", ["params", "system", "context", "prompt", "ctl"])
+@pytest.mark.parametrize("path", ["params", "system", "context", "prompt", "ctl", "embed"])
 async def test_a_closed_session_takes_no_write(bridge, path):
     client = Client(bridge, "new")
     file = client.open(path)
