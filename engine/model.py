@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 Wanted = WorkerAnswer | WorkerVector
 """What a worker is asked for: by a request or by a text."""
 
-EMBEDS = "it takes a model whose file names a pooling"
-
 
 class Model:
     """One model under one name. `begin` and `fail` lead from one worker to the next:
@@ -184,7 +182,10 @@ class Model:
         """What asks the worker. Raises `EngineError` for what need not be asked."""
         if isinstance(request, str):
             if not facts.embeds:
-                raise EngineError(f"invalid: {self.name} has no embeddings; {EMBEDS}")
+                raise EngineError(
+                    f"invalid: {self.name} has no embeddings; "
+                    "it takes a model whose file names a pooling"
+                )
             check_text(request, facts.n_ctx)
             return frames.Embed(answer.id, request)
         if not facts.generates:

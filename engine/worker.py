@@ -101,7 +101,7 @@ def _load(link: Link) -> tuple[Model, Context | Embedder] | None:
         context = make(model, load.options)
         context.warm_up()
     except EngineError as error:
-        link.send([*log_lines(), frames.LoadFailed(str(error))])
+        link.send([*_log_lines(), frames.LoadFailed(str(error))])
         return None
     ready = frames.Ready(
         architecture=model.architecture,
@@ -114,7 +114,7 @@ def _load(link: Link) -> tuple[Model, Context | Embedder] | None:
         generates=model.pooling is None,
         embeds=model.pooling is not None,
     )
-    link.send([*log_lines(), ready])
+    link.send([*_log_lines(), ready])
     return model, context
 
 
@@ -131,8 +131,7 @@ def _progress(link: Link) -> Callable[[float], None]:
     return progress
 
 
-def log_lines() -> list[frames.Event]:
-    """What llama.cpp logged since the last time."""
+def _log_lines() -> list[frames.Event]:
     lines: list[frames.Event] = []
     while log:
         lines.append(frames.Log(*log.popleft()))
@@ -190,7 +189,7 @@ class Texts:
                         raise EngineError("a worker loads one model, and this one embeds")
             if self._texts:
                 first = next(iter(self._texts))
-                self._link.send([self._embed(first, self._texts.pop(first)), *log_lines()])
+                self._link.send([self._embed(first, self._texts.pop(first)), *_log_lines()])
 
     def _embed(self, text_id: int, text: str) -> frames.Event:
         try:
@@ -229,7 +228,7 @@ class Loop:
             self._tell()
 
     def _tell(self) -> None:
-        self._events += log_lines()
+        self._events += _log_lines()
         self._link.send(self._events)
         self._events.clear()
 
