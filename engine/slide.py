@@ -39,7 +39,7 @@ def fit(
     prompt = request.prompt
     dropped = 0
     if isinstance(prompt, Chat) and request.overflow == "slide":
-        room = min(request.sampling.max_tokens, n_ctx // 4)
+        room = max(min(request.sampling.max_tokens, n_ctx // 4), 1)
         tokens, dropped = _slide(_Cut(prompt), tokenize, n_ctx, room)
     else:
         tokens = tokenize(prompt)

@@ -184,7 +184,7 @@ def test_free_gives_the_memory_back(smol):
 def test_a_prompt_longer_than_the_context_says_both_numbers(shared):
     with shared.files("new") as files:
         limit = json.loads(files.read("model"))["n_ctx"]
-        with pytest.raises(RemoteError, match=rf"prompt is \d+ tokens.* {limit}"):
+        with pytest.raises(RemoteError, match=rf"invalid prompt: \d+ tokens.* {limit}"):
             ask(files, "word " * (limit + 100))
 
 

@@ -74,6 +74,11 @@ def test_the_turn_before_the_question_stays_as_long_as_it_fits_at_all():
     assert fitted(ask(*turn(30), *turn(60), QUESTION)) == (61, 2)
 
 
+def test_the_smallest_context_leaves_room_for_one_token():
+    assert fitted(ask(*turn(2), QUESTION), n_ctx=2) == (1, 2)
+    assert fitted(ask(*turn(2), QUESTION), n_ctx=3) == (1, 2)
+
+
 def test_what_cannot_be_dropped_may_fill_the_context_but_for_one_token():
     assert fitted(ask(*turn(30), Message("user", "q " * 99))) == (99, 2)
 
@@ -180,7 +185,7 @@ def test_what_is_left_is_the_end_of_the_conversation_and_fits(
     kept = (*system, *history[dropped:], question)
     assert tokens == words(Chat(kept))
     assert dropped == 0 or kept[len(system)].role == "user"
-    room = min(max_tokens, n_ctx // 4)
+    room = max(min(max_tokens, n_ctx // 4), 1)
     whole = len(words(request.prompt))
     if whole + room <= n_ctx:
         assert dropped == 0
