@@ -13,7 +13,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVarTuple
+from typing import TYPE_CHECKING, TypeVarTuple
 
 import trio
 
@@ -25,6 +25,9 @@ from ctl.session import Owner, Session, user_name
 from ctl.turn import Turn
 from engine.api import Engine, EngineError, LoadOptions, ModelStatus
 from fs9p import Error, Server
+
+if TYPE_CHECKING:
+    from ctl.embedfile import Text
 
 Ts = TypeVarTuple("Ts")
 
@@ -64,6 +67,8 @@ class Bridge:
         self.draining = False
         self.turns: set[Turn] = set()
         """Those of all sessions that are not finished."""
+        self.texts: set[Text] = set()
+        """Those whose vectors are being made."""
         self.quit = trio.Event()
         """Set by QUIT: whoever runs the bridge ends it."""
         self.server: Server | None = None
@@ -129,13 +134,15 @@ class Bridge:
             self.default_model = name
         log.info("loading %s from %s", name, path)
         try:
-            await self.engine.load(name, path, options)
+            status = await self.engine.load(name, path, options)
         except BaseException as error:
             log.warning("loading %s failed: %s", name, str(error) or "interrupted")
             self._restore(name, before)
             raise
         log.info("loaded %s", name)
-        self.default_model = name
+        # One that only embeds must not take the place of one that answers: others ask that.
+        if status.generates or self.default_model is None:
+            self.default_model = name
         return name
 
     def _find(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
@@ -231,7 +238,7 @@ class Bridge:
         limit = self.options.max_answers
         if count > limit:
             raise Error(f"invalid: {count} prompts at once are more than {limit}")
-        waiting = len(self.turns)
+        waiting = len(self.turns) + len(self.texts)
         if waiting + count > limit:
             raise Error(f"busy: {waiting} requests waiting, at most {limit}")
 

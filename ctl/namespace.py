@@ -16,6 +16,7 @@ from ctl import replies
 from ctl.bridge import Bridge
 from ctl.commandfile import Clone, Ctl
 from ctl.commands import COMMANDS
+from ctl.embedfile import Embed
 from ctl.handle import Generated
 from ctl.promptfile import Output, Prompt
 from ctl.session import Owner, Session, user_name
@@ -113,6 +114,7 @@ SESSION_FILES = (
         Context,
         lambda session: session.replace_context([]),
     ),
+    _Kind("embed", 0o666, "text in, its vector out as JSON", Embed),
     _Kind("usage", 0o444, "JSON: tokens and timings of the last answer, and totals", _usage),
     _Kind(
         "clone", 0o666, "opening makes a session; reading gives its name, writing is its ctl", None

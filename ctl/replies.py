@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from engine.api import Message, ModelStatus, Usage
+from engine.api import Embedding, Message, ModelStatus, Usage
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -37,13 +37,16 @@ def failed(message: str, data: object = msgspec.UNSET) -> Reply:
 
 
 class SessionStatus(msgspec.Struct, frozen=True):
-    """``session`` in `Status`. state: idle, queued, prefill, generating or failed."""
+    """``session`` in `Status`. state: idle, queued, prefill, generating or failed. dropped:
+    messages of `context` that the last question went without, the oldest behind the system
+    prompt."""
 
     id: int
     owner: str
     state: str
     error: str | None
     turns: int
+    dropped: int = 0
 
 
 class BridgeStatus(msgspec.Struct, frozen=True):
@@ -97,6 +100,19 @@ class UsageReport(msgspec.Struct, frozen=True):
 
     last: Usage | None
     total: Totals
+
+
+class EmbeddingReport(msgspec.Struct, frozen=True):
+    """What a text written to `embed` came to."""
+
+    model: str
+    tokens: int
+    embedding: list[float]
+
+
+def embedding(model: str, result: Embedding) -> EmbeddingReport:
+    """The report of a vector: to nine places, for the weights were floats of 24 bits."""
+    return EmbeddingReport(model, result.tokens, [round(value, 9) for value in result.vector])
 
 
 def rounded(usage: Usage) -> Usage:

@@ -28,6 +28,7 @@ from fs9p import Error
 
 if TYPE_CHECKING:
     from ctl.bridge import Bridge
+    from ctl.embedfile import Text
 
 SUBMIT_AFTER = 1.0
 """Seconds after the last write to a prompt at which a waiting reader of `output` submits it:
@@ -96,11 +97,20 @@ class Session:
         self.settings = Settings()
         self.system = ""
         self.messages: list[Message] = []
+        self.dropped = 0
+        """Of these, the oldest, which the last question went without; so will the next one, or
+        all that was computed of the rest would be in vain."""
+        self._dropped_for: int | None = None
+        """The `n_ctx` of the model for which that was so."""
         self.model: str | None = None
         self.draft: Draft | None = None
         self.turn: Turn | None = None
         self.asides: set[Turn] = set()
         """Answers outside the conversation that are running: INFER and INFER_MULTI."""
+        self.text: Text | None = None
+        """The last one written to `embed`."""
+        self.texts: set[Text] = set()
+        """Those whose vectors are being made."""
         self.command: CommandReply | None = None
         self.error: str | None = None
         self.last_usage: Usage | None = None
@@ -133,7 +143,9 @@ class Session:
     def status(self) -> SessionStatus:
         """What `status` says of it."""
         asked = sum(message.role == "user" for message in self.messages)
-        return SessionStatus(self.number, self.owner.name, self.state, self.error, asked)
+        return SessionStatus(
+            self.number, self.owner.name, self.state, self.error, asked, self.dropped
+        )
 
     def usage(self) -> UsageReport:
         """What `usage` says."""
@@ -166,11 +178,13 @@ class Session:
         has_system = bool(messages) and messages[0].role == "system"
         self.system = messages[0].content if has_system else ""
         self.messages = messages[has_system:]
+        self.dropped = 0
 
     def reset(self) -> None:
         """Forget the conversation; the system prompt and the settings stay."""
         self.check_still("reset")
         self.messages = []
+        self.dropped = 0
         self.error = None
 
     def fork(self, session: Session) -> None:
@@ -178,6 +192,7 @@ class Session:
         self.settings = session.settings
         self.system = session.system
         self.messages = list(session.messages)
+        self.dropped, self._dropped_for = session.dropped, session._dropped_for
         self.model = session.model
 
     def check_still(self, what: str) -> None:
@@ -270,11 +285,17 @@ class Session:
         history: list[Message],
         ended: Callable[[Turn], None] | None,
     ) -> None:
-        messages = (*self._system_message(), *history, Message("user", turn.prompt))
+        system, question = self._system_message(), Message("user", turn.prompt)
 
         def request(status: ModelStatus) -> Request:
             turn.chat = settings.chat if settings.chat is not None else status.chat_template
-            return Request(Chat(messages) if turn.chat else Raw(turn.prompt), settings.sampling)
+            if not turn.chat:
+                return Request(Raw(turn.prompt), settings.sampling)
+            if history and settings.overflow == "slide" and status.n_ctx == self._dropped_for:
+                turn.dropped = self.dropped
+            turn.n_ctx = status.n_ctx
+            chat = Chat((*system, *history[turn.dropped :], question))
+            return Request(chat, settings.sampling, settings.overflow)
 
         async def run() -> None:
             try:
@@ -297,9 +318,14 @@ class Session:
     def _record(self, turn: Turn) -> None:
         # A failed turn leaves the conversation as it was, so that asking again is asking the same.
         if turn.error is None and turn.chat:
+            self.dropped, self._dropped_for = turn.dropped, turn.n_ctx
             self.messages.append(Message("user", turn.prompt))
             if turn.text:
                 self.messages.append(Message("assistant", turn.text.decode()))
+            limit = self.bridge.options.max_conversation
+            if sum(len(message.content) for message in self.messages) > limit:
+                del self.messages[: self.dropped]
+                self.dropped = 0
 
     def cancel(self) -> list[Turn]:
         """Stop the answers that are being made, and drop what is being written; which answers."""
@@ -352,4 +378,6 @@ class Session:
         """End it: its answers stop, its files are gone."""
         self.closed = True
         self.cancel()
+        for text in self.texts:
+            text.cancel()
         self.changed.unpark_all()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from engine.api import Sampling
+from engine.api import Overflow, Sampling
 from fs9p import Error
 
 
@@ -54,7 +54,7 @@ NUMBERS = {
         Number("penalty_last_n", int, -1, 1_000_000),
     )
 }
-FORMATS = ("chat", "raw")
+CHOICES = {"format": ("chat", "raw"), "overflow": ("stop", "slide")}
 
 MAX_STOPS = 16
 MAX_STOP = 256
@@ -63,10 +63,11 @@ MAX_STOP = 256
 
 class Settings(msgspec.Struct, frozen=True):
     """What `params` holds. chat: whether prompts go through the model's chat template;
-    None: where it has one."""
+    None: where it has one. overflow: what becomes of a conversation longer than the context."""
 
     sampling: Sampling = Sampling()
     chat: bool | None = None
+    overflow: Overflow = "stop"
 
     def text(self, *, chat_template: bool) -> bytes:
         """The `params` file: every setting with its value, a line each."""
@@ -77,6 +78,7 @@ class Settings(msgspec.Struct, frozen=True):
             f"stop {json.dumps(stop, ensure_ascii=False)}" for stop in self.sampling.stop
         ] or ["stop"]
         lines.append(f"format {'chat' if chat else 'raw'}")
+        lines.append(f"overflow {self.overflow}")
         return "".join(f"{text}\n" for text in lines).encode()
 
     def with_value(self, name: str, value: str, *, add_stop: bool = False) -> Settings:
@@ -96,10 +98,12 @@ class Settings(msgspec.Struct, frozen=True):
             return msgspec.structs.replace(
                 self, sampling=msgspec.structs.replace(self.sampling, stop=stops)
             )
+        if name in CHOICES and value not in CHOICES[name]:
+            raise Error(f"invalid {name} {value[:24]!r}: it is {' or '.join(CHOICES[name])}")
         if name == "format":
-            if value not in FORMATS:
-                raise Error(f"invalid format {value[:24]!r}: it is chat or raw")
             return msgspec.structs.replace(self, chat=value == "chat")
+        if name == "overflow":
+            return msgspec.structs.replace(self, overflow=value)
         raise Error(f"invalid setting {name[:24]!r}: reading params lists those there are")
 
 
@@ -130,7 +134,7 @@ def split_leading(settings: Settings, text: str) -> tuple[Settings, str]:
     at = 0
     while match := _LEADING.match(text, at):
         name = match[1]
-        if name not in NUMBERS and name not in ("stop", "format"):
+        if name not in NUMBERS and name not in CHOICES and name != "stop":
             break
         if name in seen and name != "stop":
             raise Error(f"invalid: {name} is given twice")

@@ -33,6 +33,10 @@ class Turn:
         self.prompt = prompt
         self.chat = False
         """Whether it was asked through the chat template, as part of a conversation."""
+        self.dropped = 0
+        """Messages of the conversation that it was asked without."""
+        self.n_ctx: int | None = None
+        """Tokens of the context of the model that was asked."""
         self.text = bytearray()
         self.finished = False
         self.error: str | None = None
@@ -87,6 +91,7 @@ class Turn:
             self.usage = Usage(finish_reason="cancelled")
         elif answer is not None:
             self.usage = answer.usage
+            self.dropped += answer.dropped
         self.error = error
         self.finished = True
         self._changed.unpark_all()

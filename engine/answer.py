@@ -1,4 +1,5 @@
-"""An answer on its way from a worker: what its consumer holds while the events come in."""
+"""What is on its way from a worker, as its consumer holds it while the events come in: an
+answer, or the vector of a text."""
 
 from __future__ import annotations
 
@@ -7,7 +8,49 @@ from collections.abc import AsyncIterator
 import trio
 
 from engine import frames
-from engine.api import AnswerState, EngineError, FinishReason, Usage
+from engine.api import AnswerState, Embedding, EngineError, FinishReason, Usage
+
+OfOne = frames.Admitted | frames.Token | frames.Done | frames.Embedded | frames.Failed
+"""Events of one answer or vector."""
+
+
+class WorkerVector:
+    """The vector of a text. `take`, `fail`, `leave` and `ended` are as those of an answer."""
+
+    def __init__(self, id: int) -> None:
+        self.id = id
+        self.asked = trio.current_time()
+        self.ended = False
+        self._embedding: Embedding | None = None
+        self._error = ""
+        self._end = trio.Event()
+
+    async def wait(self) -> Embedding:
+        """The vector, when it is there. Raises `EngineError` if there will be none."""
+        await self._end.wait()
+        if self._embedding is None:
+            raise EngineError(self._error)
+        return self._embedding
+
+    def take(self, event: OfOne) -> None:
+        """Its event."""
+        match event:
+            case frames.Embedded():
+                self._embedding = event.embedding
+                self.leave()
+            case frames.Failed():
+                self.fail(event.error)
+
+    def fail(self, error: str) -> None:
+        """There will be none. No effect once it has ended."""
+        if not self.ended:
+            self._error = error
+            self.leave()
+
+    def leave(self) -> None:
+        """It has come, or its consumer does not want it any more."""
+        self.ended = True
+        self._end.set()
 
 
 class WorkerAnswer:
@@ -25,6 +68,11 @@ class WorkerAnswer:
         self._admission = frames.Admitted(id, 0, 0, 0.0)
         self._admitted = self._first = 0.0
         self._count = 0
+
+    @property
+    def dropped(self) -> int:
+        """See `engine.api.Answer.dropped`."""
+        return self._admission.dropped
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self
@@ -45,7 +93,12 @@ class WorkerAnswer:
                 raise StopAsyncIteration
             self._news = trio.Event()
 
-    def take(self, event: frames.Admitted | frames.Token | frames.Done | frames.Failed) -> None:
+    @property
+    def ended(self) -> bool:
+        """Whether no event is to come."""
+        return self.usage is not None
+
+    def take(self, event: OfOne) -> None:
         """An event of this answer."""
         match event:
             case frames.Admitted():

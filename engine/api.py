@@ -65,11 +65,28 @@ class Sampling(msgspec.Struct, frozen=True):
     stop: tuple[str, ...] = ()
 
 
+class Embedding(msgspec.Struct, frozen=True):
+    """A text as a vector of length 1. tokens: those of the text, with what the model puts
+    around it."""
+
+    tokens: int
+    vector: list[float]
+
+
+Overflow = Literal["stop", "slide"]
+
+
 class Request(msgspec.Struct, frozen=True):
-    """One question to a model."""
+    """One question to a model.
+
+    overflow: what becomes of a `Chat` that leaves too little of the context to its answer.
+    ``stop`` takes it as it is, and it fails when there is no room at all; ``slide`` leaves the
+    oldest turns out (`engine.slide` has the rule).
+    """
 
     prompt: Chat | Raw
     sampling: Sampling = Sampling()
+    overflow: Overflow = "stop"
 
 
 class LoadOptions(msgspec.Struct, frozen=True):
@@ -109,9 +126,9 @@ class ModelStatus(msgspec.Struct, frozen=True):
     """What is known of a model; the keys are those of the `model` file's JSON, in its order.
 
     progress: of loading, 0 to 1. file_bytes, memory_bytes: the file's size, the resident
-    memory of the worker process. n_ctx: tokens one conversation may hold. n_ctx_train:
-    tokens the model was trained with. note: what an operator should know (a fallback, a
-    restart).
+    memory of the worker process. n_ctx: tokens one conversation, or text to embed, may hold.
+    n_ctx_train: tokens the model was trained with. note: what an operator should know (a
+    fallback, a restart). generates, embeds: what it can do; known once it is loaded.
     """
 
     name: str = ""
@@ -129,6 +146,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     chat_template: bool = False
     engine: str = ""
     note: str | None = None
+    generates: bool = False
+    embeds: bool = False
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -166,6 +185,11 @@ class Answer(Protocol):
     def usage(self) -> Usage | None:
         """Known once iteration has ended, also when it ended in an error or the block was left
         (then it says what is known here: finish_reason ``error`` or ``cancelled``)."""
+
+    @property
+    def dropped(self) -> int:
+        """Messages of the request's `Chat` that were left out. Known once it has left the
+        queue."""
 
     def __aiter__(self) -> AsyncIterator[str]: ...
 
@@ -208,6 +232,14 @@ class Engine(Protocol):
         Entering never waits for the model; what is wrong with the request (no such model, a
         prompt longer than the context) is raised by the iteration as `EngineError`. A model
         whose worker died is started again first.
+        """
+
+    async def embed(self, name: str, text: str) -> Embedding:
+        """The vector of a text.
+
+        Raises `EngineError` if there is no such model, if it has no embeddings, and for a text
+        that is empty or longer than its context. A model whose worker died is started again
+        first.
         """
 
     def status(self, name: str) -> ModelStatus | None:

@@ -84,7 +84,7 @@ class _Request:
 def prompt_too_long(tokens: int, n_ctx: int) -> EngineError:
     """The error of a prompt that leaves no room for an answer of one token."""
     return EngineError(
-        f"prompt is {tokens} tokens long; the context holds {n_ctx}, the answer included"
+        f"invalid prompt: {tokens} tokens; the context holds {n_ctx}, the answer included"
     )
 
 

@@ -5,6 +5,8 @@ For client authors, and for measuring a bridge by itself. Every model name and p
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,18 +17,23 @@ from engine.api import (
     Answer,
     AnswerState,
     Chat,
+    Embedding,
     EngineError,
     FinishReason,
     LoadOptions,
     ModelStatus,
+    Raw,
     Request,
     Usage,
 )
-from engine.batch import prompt_too_long
+from engine.slide import fit
 from engine.text import TextStream
 
 N_CTX = 8192
 """Words one answer may hold, prompt included, unless `LoadOptions.n_ctx` says otherwise."""
+
+DIMENSIONS = 8
+"""Of a vector."""
 
 _WORD = re.compile(r"\s*\S+")
 
@@ -95,6 +102,29 @@ class EchoEngine:
         finally:
             answer.leave()
 
+    async def embed(self, name: str, text: str) -> Embedding:
+        """See `engine.api.Engine.embed`. The vector is made up: every word has a direction of
+        its own among `DIMENSIONS`, and a text that of all its words, so that texts with words
+        in common lie closer. It takes as long as one token."""
+        model = self._models.get(name)
+        if model is None:
+            raise EngineError(f"no model {name} is loaded")
+        words = text.split()
+        if not words:
+            raise EngineError("invalid text: it is empty")
+        if len(words) > model.n_ctx:
+            raise EngineError(
+                f"invalid text: {len(words)} tokens; the model takes {model.n_ctx} at most"
+            )
+        if self._rate is None:
+            await trio.lowlevel.checkpoint()
+        else:
+            with trio.move_on_after(1 / self._rate):
+                await model.gone.wait()
+        if model.gone.is_set():
+            raise EngineError(model.farewell)
+        return Embedding(len(words), _direction(words))
+
     def _forget(self, name: str, why: str) -> None:
         model = self._models.pop(name, None)
         if model is not None:
@@ -122,6 +152,8 @@ class _Model:
             n_ctx_train=self.n_ctx,
             chat_template=True,
             engine=EchoEngine.kind,
+            generates=True,
+            embeds=True,
         )
 
 
@@ -143,6 +175,7 @@ class _EchoAnswer:
         self._count = 0
         self.state: AnswerState = "queued"
         self.usage: Usage | None = None
+        self.dropped = 0
 
     def __aiter__(self) -> AsyncIterator[str]:
         return self
@@ -183,10 +216,10 @@ class _EchoAnswer:
         return piece
 
     def _begin(self, n_ctx: int) -> None:
-        self._words, self._prompt_tokens = _words(self._request)
+        prompt, self.dropped = fit(self._request, _words, n_ctx)
+        self._prompt_tokens = len(prompt)
+        self._words = _answer(self._request.prompt)
         room = n_ctx - self._prompt_tokens
-        if room < 1:
-            raise prompt_too_long(self._prompt_tokens, n_ctx)
         max_tokens = self._request.sampling.max_tokens
         self._limit = min(room, max_tokens)
         self._clipped = room < max_tokens
@@ -221,18 +254,27 @@ class _EchoAnswer:
         )
 
 
-def _words(request: Request) -> tuple[list[str], int]:
-    """The tokens to answer with, and how many the whole prompt has.
+def _direction(words: list[str]) -> list[float]:
+    """The sum of what the hashes of the words say, of length 1."""
+    hashes = [hashlib.sha256(word.encode()).digest() for word in words]
+    total = [sum(digest[i] - 127.5 for digest in hashes) for i in range(DIMENSIONS)]
+    length = math.hypot(*total) or 1.0
+    return [value / length for value in total]
+
+
+def _words(prompt: Chat | Raw) -> list[str]:
+    """The words of a prompt, all its messages': what of it takes room.
 
     Raises `EngineError` if there are none.
     """
-    prompt = request.prompt
-    texts = (
-        [message.content for message in prompt.messages]
-        if isinstance(prompt, Chat)
-        else [prompt.text]
-    )
-    counts = [len(text.split()) for text in texts]
-    if not sum(counts):
+    texts = [prompt.text] if isinstance(prompt, Raw) else [m.content for m in prompt.messages]
+    words = [word for text in texts for word in text.split()]
+    if not words:
         raise EngineError("the prompt is empty")
-    return _WORD.findall(texts[-1].strip()), sum(counts)
+    return words
+
+
+def _answer(prompt: Chat | Raw) -> list[str]:
+    """The tokens to answer with."""
+    text = prompt.text if isinstance(prompt, Raw) else prompt.messages[-1].content
+    return _WORD.findall(text.strip())

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from engine.api import EngineError, LoadOptions, Request, Usage
+from engine.api import Embedding, EngineError, LoadOptions, Request, Usage
 
 MAX_FRAME = 64 * 1024 * 1024
 """Bytes of msgpack in a frame. The longest prompt of a context of a million tokens is a
@@ -39,13 +39,21 @@ class Generate(msgspec.Struct, frozen=True, array_like=True, tag="generate"):
     waited: float
 
 
+class Embed(msgspec.Struct, frozen=True, array_like=True, tag="embed"):
+    """Make a vector of ``text``; its event will carry ``id``."""
+
+    id: int
+    text: str
+
+
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
-    """Drop that answer; no event tells of it. One that has ended meanwhile is no error."""
+    """Drop that answer or vector; no event tells of it. If it has ended meanwhile, that is no
+    error."""
 
     id: int
 
 
-Command = Load | Generate | Cancel
+Command = Load | Generate | Embed | Cancel
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, tag="progress"):
@@ -64,6 +72,8 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     n_ctx_train: int
     chat_template: bool
     note: str | None
+    generates: bool = True
+    embeds: bool = False
 
 
 class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="load_failed"):
@@ -80,12 +90,14 @@ class Log(msgspec.Struct, frozen=True, array_like=True, tag="log"):
 
 
 class Admitted(msgspec.Struct, frozen=True, array_like=True, tag="admitted"):
-    """An answer left the queue and its prompt is being computed."""
+    """An answer left the queue and its prompt is being computed. ``dropped``: messages of its
+    conversation that were left out."""
 
     id: int
     prompt_tokens: int
     cached_tokens: int
     queue_s: float
+    dropped: int = 0
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True, tag="token"):
@@ -105,14 +117,21 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
     usage: Usage
 
 
+class Embedded(msgspec.Struct, frozen=True, array_like=True, tag="embedded"):
+    """A text is a vector."""
+
+    id: int
+    embedding: Embedding
+
+
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
-    """An answer has failed."""
+    """An answer has failed, or there is no vector."""
 
     id: int
     error: str
 
 
-Event = Progress | Ready | LoadFailed | Log | Admitted | Token | Done | Failed
+Event = Progress | Ready | LoadFailed | Log | Admitted | Token | Done | Embedded | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

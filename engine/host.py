@@ -17,10 +17,10 @@ from functools import partial
 import trio
 
 from engine import frames
-from engine.answer import WorkerAnswer
-from engine.api import Answer, EngineError, LoadOptions, ModelStatus, Request
+from engine.answer import WorkerAnswer, WorkerVector
+from engine.api import Answer, Embedding, EngineError, LoadOptions, ModelStatus, Request
 from engine.gguf import check_file
-from engine.model import Model
+from engine.model import Model, Wanted
 from engine.process import WORKER, WorkerProcess, cause_of_death, crashed
 
 logger = logging.getLogger(__name__)
@@ -114,14 +114,23 @@ class LlamaEngine:
             answer.fail(f"no model {name} is loaded")
             yield answer
             return
-        model.ask(answer, request)
-        if model.state == "failed":
-            logger.warning("starting the worker of %s again", name)
-            self._start(model)
+        self._ask(model, answer, request)
         try:
             yield answer
         finally:
             model.withdraw(answer)
+
+    async def embed(self, name: str, text: str) -> Embedding:
+        """See `engine.api.Engine.embed`."""
+        model = self._models.get(name)
+        if model is None:
+            raise EngineError(f"no model {name} is loaded")
+        vector = WorkerVector(next(self._ids))
+        self._ask(model, vector, text)
+        try:
+            return await vector.wait()
+        finally:
+            model.withdraw(vector)
 
     def status(self, name: str) -> ModelStatus | None:
         """See `engine.api.Engine.status`."""
@@ -131,6 +140,12 @@ class LlamaEngine:
     def models(self) -> list[ModelStatus]:
         """See `engine.api.Engine.models`."""
         return [self._status(model) for model in self._models.values()]
+
+    def _ask(self, model: Model, answer: Wanted, request: Request | str) -> None:
+        model.ask(answer, request)
+        if model.state == "failed":
+            logger.warning("starting the worker of %s again", model.name)
+            self._start(model)
 
     def _usable(self, name: str, path: str, options: LoadOptions) -> Model | None:
         """The model a load asks for, if it is there or on its way."""

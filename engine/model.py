@@ -11,17 +11,15 @@ from collections.abc import Callable
 import trio
 
 from engine import frames
-from engine.answer import WorkerAnswer
-from engine.api import Chat, EngineError, LoadOptions, ModelState, ModelStatus, Request
+from engine.answer import WorkerAnswer, WorkerVector
+from engine.api import EngineError, LoadOptions, ModelState, ModelStatus, Request
 from engine.process import WorkerProcess
+from engine.slide import check_bytes, check_text
 
 logger = logging.getLogger(__name__)
 
-
-BYTES_PER_TOKEN = 64
-"""A prompt with more bytes than this for every token of the context is refused before its
-tokens are counted: text has about four to a token, and counting takes the worker, and with it
-every other answer, a quarter of a second for a megabyte."""
+Wanted = WorkerAnswer | WorkerVector
+"""What a worker is asked for: by a request or by a text."""
 
 
 class Model:
@@ -48,8 +46,8 @@ class Model:
         self._facts: frames.Ready | None = None
         self._restart: str | None = None
         self._loaders = 0
-        self._waiting: dict[int, tuple[WorkerAnswer, Request]] = {}
-        self._running: dict[int, WorkerAnswer] = {}
+        self._waiting: dict[int, tuple[Wanted, Request | str]] = {}
+        self._running: dict[int, Wanted] = {}
 
     @property
     def served(self) -> bool:
@@ -81,6 +79,8 @@ class Model:
             chat_template=facts.chat_template if facts else False,
             engine=engine,
             note="; ".join(text for text in notes if text) or None,
+            generates=facts.generates if facts else False,
+            embeds=facts.embeds if facts else False,
         )
 
     def resident_bytes(self) -> int | None:
@@ -118,14 +118,14 @@ class Model:
         self._waiting.clear()
         self._report(0.0)
 
-    def ask(self, answer: WorkerAnswer, request: Request) -> None:
-        """Have ``answer`` computed, now or when there is a worker."""
+    def ask(self, answer: Wanted, request: Request | str) -> None:
+        """Have ``answer`` computed, now or when there is a worker; a vector by its text."""
         if self.state == "ready":
             self._post(answer, request)
         else:
             self._waiting[answer.id] = answer, request
 
-    def withdraw(self, answer: WorkerAnswer) -> None:
+    def withdraw(self, answer: Wanted) -> None:
         """Nobody wants ``answer`` any more."""
         answer.leave()
         self._waiting.pop(answer.id, None)
@@ -145,11 +145,17 @@ class Model:
                 self.refusal = event.error
             case frames.Log():
                 logger.log(event.level, "%s: llama.cpp: %s", self.name, event.text)
-            case frames.Admitted() | frames.Token() | frames.Done() | frames.Failed():
+            case (
+                frames.Admitted()
+                | frames.Token()
+                | frames.Done()
+                | frames.Embedded()
+                | frames.Failed()
+            ):
                 # None where it was withdrawn, and its cancel is on the way.
                 if answer := self._running.get(event.id):
                     answer.take(event)
-                    if answer.usage is not None:
+                    if answer.ended:
                         del self._running[event.id]
 
     def _be_ready(self, facts: frames.Ready) -> None:
@@ -160,32 +166,35 @@ class Model:
         for answer, request in waiting.values():
             self._post(answer, request)
 
-    def _post(self, answer: WorkerAnswer, request: Request) -> None:
+    def _post(self, answer: Wanted, request: Request | str) -> None:
         assert self.worker is not None
         assert self._facts is not None
-        n_bytes, n_ctx = _prompt_bytes(request), self._facts.n_ctx
-        if n_bytes > n_ctx * BYTES_PER_TOKEN:
-            answer.fail(
-                f"prompt is {n_bytes} bytes long; the context holds {n_ctx} tokens, "
-                "the answer included"
-            )
-            return
-        waited = trio.current_time() - answer.asked
         try:
-            self.worker.post(frames.Generate(answer.id, request, waited))
+            self.worker.post(self._command(answer, request, self._facts))
         except EngineError as error:
             answer.fail(str(error))
         else:
             self._running[answer.id] = answer
+
+    def _command(
+        self, answer: Wanted, request: Request | str, facts: frames.Ready
+    ) -> frames.Command:
+        """What asks the worker. Raises `EngineError` for what need not be asked."""
+        if isinstance(request, str):
+            if not facts.embeds:
+                raise EngineError(
+                    f"invalid: {self.name} has no embeddings; "
+                    "it takes a model whose file names a pooling"
+                )
+            check_text(request, facts.n_ctx)
+            return frames.Embed(answer.id, request)
+        if not facts.generates:
+            raise EngineError(f"invalid: {self.name} generates no text; use embed")
+        check_bytes(request, facts.n_ctx)
+        return frames.Generate(answer.id, request, trio.current_time() - answer.asked)
 
     def _report(self, progress: float) -> None:
         """Wake those who wait for the load."""
         self._progress = progress
         self._moved.set()
         self._moved = trio.Event()
-
-
-def _prompt_bytes(request: Request) -> int:
-    prompt = request.prompt
-    texts = [m.content for m in prompt.messages] if isinstance(prompt, Chat) else [prompt.text]
-    return sum(len(text.encode()) for text in texts)

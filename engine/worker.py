@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from engine import frames
 from engine.api import EngineError, FinishReason, Usage
 from engine.batch import Scheduler
-from engine.llama import Context, Model, Sampler, log
+from engine.llama import Context, Embedder, Model, Sampler, log
 from engine.plan import Plan
+from engine.slide import fit
 from engine.text import TextStream
 
 
@@ -78,10 +79,12 @@ def serve(link: Link) -> None:
     """Load the model the first command names, then answer for as long as the pipe is open."""
     loaded = _load(link)
     if loaded is not None:
-        Loop(link, *loaded).run()
+        model, context = loaded
+        loop = Loop(link, model, context) if isinstance(context, Context) else Texts(link, context)
+        loop.run()
 
 
-def _load(link: Link) -> tuple[Model, Context] | None:
+def _load(link: Link) -> tuple[Model, Context | Embedder] | None:
     commands: list[frames.Command] = []
     while not commands:
         commands = link.receive(wait=True)
@@ -90,7 +93,8 @@ def _load(link: Link) -> tuple[Model, Context] | None:
         raise EngineError("the first command is a load")
     try:
         model = Model(load.path, load.options, load.repack, _progress(link))
-        context = Context(model, load.options)
+        make = Context if model.pooling is None else Embedder
+        context = make(model, load.options)
         context.warm_up()
     except EngineError as error:
         link.send([*_log_lines(), frames.LoadFailed(str(error))])
@@ -103,6 +107,8 @@ def _load(link: Link) -> tuple[Model, Context] | None:
         n_ctx_train=model.n_ctx_train,
         chat_template=model.has_chat_template,
         note=model.note,
+        generates=model.pooling is None,
+        embeds=model.pooling is not None,
     )
     link.send([*_log_lines(), ready])
     return model, context
@@ -137,6 +143,7 @@ class _Answer:
     text: TextStream
     arrived: float
     prompt_tokens: int
+    dropped: int = 0
     cached_tokens: int = 0
     admitted: float = 0.0
     first: float = 0.0
@@ -155,6 +162,36 @@ class _Answer:
             decode_s=decode_s,
             tokens_per_second=(self.count - 1) / decode_s if self.count > 1 else 0.0,
         )
+
+
+class Texts:
+    """The loop of a model that embeds: commands in, one text, its vector out; and again."""
+
+    def __init__(self, link: Link, embedder: Embedder) -> None:
+        self._link = link
+        self._embedder = embedder
+        self._texts: dict[int, str] = {}
+
+    def run(self) -> None:
+        """Until the pipe is closed, which raises `EOFError`."""
+        while True:
+            for command in self._link.receive(wait=not self._texts):
+                match command:
+                    case frames.Embed():
+                        self._texts[command.id] = command.text
+                    case frames.Cancel():
+                        self._texts.pop(command.id, None)
+                    case _:
+                        raise EngineError("a worker loads one model, and this one embeds")
+            if self._texts:
+                first = next(iter(self._texts))
+                self._link.send([self._embed(first, self._texts.pop(first)), *_log_lines()])
+
+    def _embed(self, text_id: int, text: str) -> frames.Event:
+        try:
+            return frames.Embedded(text_id, self._embedder.embed(text))
+        except EngineError as error:
+            return frames.Failed(text_id, str(error))
 
 
 class Loop:
@@ -206,13 +243,13 @@ class Loop:
             case frames.Cancel(id=answer):
                 self._scheduler.cancel(answer)
                 self._forget(answer)
-            case frames.Load():
-                raise EngineError("a worker loads one model")
+            case frames.Load() | frames.Embed():
+                raise EngineError("a worker loads one model, and this one generates")
 
     def _begin(self, command: frames.Generate) -> None:
         arrived = time.perf_counter() - command.waited
         request = command.request
-        prompt = self._model.tokens(request.prompt)
+        prompt, dropped = fit(request, self._model.tokens, self._context.n_ctx)
         # What would be no answer at all is one of a single token.
         self._scheduler.add(command.id, prompt, max(request.sampling.max_tokens, 1))
         self._answers[command.id] = _Answer(
@@ -220,6 +257,7 @@ class Loop:
             text=TextStream(request.sampling.stop),
             arrived=arrived,
             prompt_tokens=len(prompt),
+            dropped=dropped,
         )
 
     def _step(self, plan: Plan) -> None:
@@ -233,6 +271,7 @@ class Loop:
                     answer.prompt_tokens,
                     answer.cached_tokens,
                     answer.admitted - answer.arrived,
+                    answer.dropped,
                 )
             )
         if plan.admitted:

@@ -5,8 +5,9 @@ worker process imports it. Scheduling and pipes must not come in.
 """
 
 from engine.llama.context import Context
+from engine.llama.embedding import Embedder
 from engine.llama.model import Model
 from engine.llama.native import log
 from engine.llama.sampler import Sampler
 
-__all__ = ["Context", "Model", "Sampler", "log"]
+__all__ = ["Context", "Embedder", "Model", "Sampler", "log"]

@@ -36,8 +36,14 @@ class Model:
         self.parameters: int = C.llama_model_n_params(self.pointer)
         self.quantization: str = C.llama_ftype_name(C.llama_model_ftype(self.pointer)).decode()
         self.n_ctx_train: int = C.llama_model_n_ctx_train(self.pointer)
-        if C.llama_model_has_encoder(self.pointer):
-            raise EngineError(f"a {self.architecture} model generates no text: {path}")
+        self.pooling = self._pooling()
+        """llama.cpp's pooling type, where the file names one that makes a vector of a text. Such
+        a model embeds and does not generate: its last layers were not trained for that."""
+        causal = self._meta(f"{self.architecture}.attention.causal") != "false"
+        if C.llama_model_has_encoder(self.pointer) or (self.pooling is None and not causal):
+            raise EngineError(
+                f"a {self.architecture} model without pooling neither generates nor embeds: {path}"
+            )
         self.trims = not (
             C.llama_model_is_recurrent(self.pointer) or C.llama_model_is_hybrid(self.pointer)
         )
@@ -111,6 +117,11 @@ class Model:
             tokens.insert(0, self.bos)
         return tokens
 
+    def text_tokens(self, text: str) -> list[int]:
+        """The tokens of a text to embed (``llama_tokenize``), between those that the model wants
+        around it; markers of special tokens in it are text."""
+        return self._tokenize(text, special=False, around=True) if text else []
+
     def piece(self, token: int) -> bytes:
         """The bytes of a token (``llama_token_to_piece``); none for special ones."""
         piece = self._pieces.get(token)
@@ -145,15 +156,16 @@ class Model:
             raise EngineError(refusal(path, errors()))
         return model
 
-    def _tokenize(self, text: str, special: bool) -> list[int]:
+    def _tokenize(self, text: str, special: bool, around: bool = False) -> list[int]:
+        """around: with BOS, EOS, CLS or SEP where the vocabulary says so."""
         data = text.encode()
-        # A token has a byte at least; BOS and the like are not added here.
+        # A token has a byte at least.
         room = len(data) + 8
         buffer = (C.llama_token * room)()
-        n = C.llama_tokenize(self._vocab, data, len(data), buffer, room, False, special)
+        n = C.llama_tokenize(self._vocab, data, len(data), buffer, room, around, special)
         if n < 0:
             buffer = (C.llama_token * -n)()
-            n = C.llama_tokenize(self._vocab, data, len(data), buffer, -n, False, special)
+            n = C.llama_tokenize(self._vocab, data, len(data), buffer, -n, around, special)
         return buffer[:n]
 
     def _chat_template(self) -> ChatTemplate | None:
@@ -187,6 +199,15 @@ class Model:
             ),
             markers=(text for text in user_defined if not text.isspace() and text in source),
         )
+
+    def _pooling(self) -> int | None:
+        pooling = self._meta(f"{self.architecture}.pooling_type")
+        known = (
+            C.LLAMA_POOLING_TYPE_MEAN,
+            C.LLAMA_POOLING_TYPE_CLS,
+            C.LLAMA_POOLING_TYPE_LAST,
+        )
+        return int(pooling) if pooling in map(str, known) else None
 
     def _text(self, token: int) -> str:
         return C.llama_vocab_get_text(self._vocab, token).decode() if token >= 0 else ""

@@ -22,7 +22,7 @@ OPTIONS = Options(
 
 NAMES = (
     "ctl", "prompt", "output", "params", "context", "clone", "1", "models", "system",
-    "usage", "model", "status", "help", "2", "3", "echo", "..", "0", "01", "m.gguf", "b",
+    "usage", "model", "status", "help", "embed", "2", "3", "echo", "..", "0", "01", "m.gguf", "b",
     "9" * 18, "x" * 190, "", ".", "/", "models/echo", "\U0001f480", "new",
 )  # fmt: skip
 ANAMES = ("", "new", "talk", "1", "0", "2", "nobody", "9" * 18, "a" * 65, "a" * 180, "/", " ")
@@ -31,6 +31,7 @@ COMMANDS = (
     "PING\n", "STATUS\nPING\n", "LOAD /m/b.gguf\n", "LOAD b n_ctx=8\n", "LOAD /\n", "LOAD ''\n",
     "LOAD 'it''s'\n", "LOAD x n_ctx=--5\n", "LOAD\n", "LOAD " + "l" * 150 + "\n", "LOAD a\0b\n",
     "LOAD a\u2028b\n", "LOAD ..\n", "FREE\n", "FREE b\n", "FREE echo\n", "USE b\n", "USE\n",
+    "LOAD tiny n_ctx=9\n",
     "LOAD echo\n", "LOAD echo\nINFER a b c d e f g\n", "LOAD echo\nINFER_STREAM hello\n",
     "INFER one two\n", "INFER\n", "INFER max_tokens=1 one two\n", "INFER a\nINFER b\nINFER c\n",
     "INFER_STREAM one two three\n", "INFER_MULTI a||b||c\n", "INFER_MULTI a||||b\n",
@@ -42,6 +43,7 @@ COMMANDS = (
 SETTINGS = (
     "max_tokens 3\n", "max_tokens 1e9\n", "temperature 0.5\ntop_p 2\n", "stop the\nstop end\n",
     "chat off\n", "chat on\n", "chat", "seed -1\n", "nonsense\n", "temperature inf\n",
+    "overflow slide\n", "overflow\n",
     "stop \"\\ud800\"\n", "max_tokens 2", b"\xff\n", "stop " + "s" * 150, b"v" * 4096,
 )  # fmt: skip
 MESSAGES = (
@@ -68,6 +70,8 @@ def _scenes(at):
         (f"{at}prompt", 1, _raw(PROMPTS)),
         (f"{at}output", 0, ()),
         (f"{at}output", 0, ()),
+        (f"{at}embed", 2, _raw(PROMPTS)),
+        (f"{at}embed", 1, _raw(PROMPTS)),
         (f"{at}params", 2, _raw(SETTINGS)),
         (f"{at}system", 0x12, _raw(PROMPTS)),
         (f"{at}context", 2, _raw(MESSAGES)),
@@ -145,4 +149,6 @@ class HostileBridge(Llambo):
                 wrong[f"session {session.number}"] = session.owner
             if session.unfinished() or session.followers:
                 wrong[f"session {session.number} answers"] = session.state
+        if self.bridge.texts:
+            wrong["texts"] = len(self.bridge.texts)
         return wrong

@@ -155,6 +155,7 @@ async def test_a_clone_whose_number_was_read_lives_on(client):
         "params",
         "system",
         "context",
+        "embed",
         "usage",
         "clone",
     ]

@@ -20,6 +20,7 @@ frequency_penalty 0.0
 penalty_last_n 64
 stop
 format chat
+overflow stop
 """
 
 
@@ -53,6 +54,7 @@ async def test_saved_params_can_be_put_back(client):
         ("temprature 1", "invalid setting 'temprature'"),
         ("stop END", "it takes a JSON string"),
         ("format xml", "it is chat or raw"),
+        ("overflow roll", "it is stop or slide"),
     ],
 )
 async def test_a_wrong_setting_is_refused_with_what_is_right(client, line, message):
@@ -176,10 +178,11 @@ async def test_status_is_json_with_its_keys_in_order(client):
     text = await client.read("status")
     assert text.startswith(
         '{"status":"ok","message":"Model loaded: echo","session":{"id":0,"owner":"54321",'
-        '"state":"idle","error":null,"turns":1},"model":{"name":"echo","path":"echo",'
+        '"state":"idle","error":null,"turns":1,"dropped":0},"model":{"name":"echo","path":"echo",'
         '"state":"ready","progress":1.0,"error":null,"architecture":"echo","parameters":null,'
         '"quantization":null,"file_bytes":null,"memory_bytes":null,"n_ctx":8192,'
-        '"n_ctx_train":8192,"chat_template":true,"engine":"echo","note":null},"bridge":{"version":'
+        '"n_ctx_train":8192,"chat_template":true,"engine":"echo","note":null,'
+        '"generates":true,"embeds":true},"bridge":{"version":'
     )
     assert list(json.loads(text)["bridge"]) == [
         "version",
@@ -232,7 +235,7 @@ async def test_two_files_of_the_same_name_are_two_models(client):
     assert client.names("models") == ["echo", "llama", "llama-2"]
 
 
-@pytest.mark.parametrize("path", ["params", "system", "context", "prompt", "ctl"])
+@pytest.mark.parametrize("path", ["params", "system", "context", "prompt", "ctl", "embed"])
 async def test_a_closed_session_takes_no_write(bridge, path):
     client = Client(bridge, "new")
     file = client.open(path)

@@ -67,6 +67,13 @@ def test_cat_reads_generated_files_to_their_end(mnt):
     assert mnt.read("help").startswith("files (here and in each session's directory)\n")
 
 
+def test_a_text_is_echoed_into_embed_and_its_vector_read_back(mnt):
+    done = mnt.shell("echo one two three > embed; cat embed; echo four >> embed; cat embed")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["tokens"] for line in lines] == [3, 1]
+    assert done.stderr == ""
+
+
 @pytest.mark.parametrize("redirection", [">", ">>"])
 def test_echo_changes_a_setting(mnt, redirection):
     done = mnt.shell(f"echo temperature 0.25 {redirection} params && grep ^temperature params")

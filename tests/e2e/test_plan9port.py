@@ -60,7 +60,7 @@ def p(plan9, echo):
 
 def test_9p_ls_lists_the_files_as_they_may_be_used(p):
     assert p.run("ls", "/").stdout.split() == [
-        "clone", "context", "ctl", "help", "model", "models", "output", "params", "prompt",
+        "clone", "context", "ctl", "embed", "help", "model", "models", "output", "params", "prompt",
         "status", "system", "usage",
     ]  # fmt: skip
     modes = {line.split()[-1]: line.split()[0] for line in p.run("ls", "-l", "/").stdout.split("\n")
@@ -93,6 +93,13 @@ def test_9p_rdwr_sends_a_line_and_prints_the_whole_answer(serve, plan9):
     p = Address(plan9, f"unix!{bridge.socket}")
     done = p.run("rdwr", "prompt", input="one two three\nfour five\n", aname="new")
     assert done.stdout == "\none two three\nfour five\n"
+    assert done.stderr == ""
+
+
+def test_9p_rdwr_of_embed_prints_the_vector_of_each_line(p):
+    done = p.run("rdwr", "embed", input="one two three\nfour five\n")
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line]
+    assert [line["tokens"] for line in lines] == [3, 2]
     assert done.stderr == ""
 
 

@@ -6,9 +6,11 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from gguf import PoolingType
 from py9p.client import RemoteError
 
 from tests.e2e.conftest import ask, rdwr
+from tests.engine import tiny_bert
 
 LONG = "Count from one to three hundred in words, one number a line."
 
@@ -182,7 +184,7 @@ def test_free_gives_the_memory_back(smol):
 def test_a_prompt_longer_than_the_context_says_both_numbers(shared):
     with shared.files("new") as files:
         limit = json.loads(files.read("model"))["n_ctx"]
-        with pytest.raises(RemoteError, match=rf"prompt is \d+ tokens.* {limit}"):
+        with pytest.raises(RemoteError, match=rf"invalid prompt: \d+ tokens.* {limit}"):
             ask(files, "word " * (limit + 100))
 
 
@@ -218,3 +220,44 @@ def written(folder, data, size=None):
     if size is not None:
         os.truncate(path, size)
     return path
+
+
+def test_a_conversation_goes_on_when_the_context_is_full(serve, model):
+    bridge = serve("--model", "none")
+    with bridge.files() as files:
+        files.write("ctl", f"LOAD {model} n_ctx=256\n".encode())
+        files.write("params", b"temperature 0\nmax_tokens 16\n")
+
+        def ask_until_full():
+            while True:
+                ask(files, "Tell me one more thing about the sea, in a few words.")
+
+        with pytest.raises(RemoteError, match="RESET, overflow slide or less text help"):
+            ask_until_full()
+        files.write("params", b"overflow slide\n")
+        assert ask(files, "And about the moon?").strip()
+        status = json.loads(files.read("status"))["session"]
+        lines = files.read("context").splitlines()
+        assert 0 < status["dropped"] < len(lines) == 2 * status["turns"]
+        assert ask(files, "And about the sun?").strip()
+        usage = json.loads(files.read("usage"))["last"]
+        assert usage["cached_tokens"] > usage["prompt_tokens"] / 2
+
+
+def test_a_text_is_embedded_beside_a_conversation(shared, tmp_path):
+    path = tmp_path / "bert.gguf"
+    tiny_bert.write(str(path), PoolingType.MEAN)
+    with shared.files() as chat, shared.files("new") as texts:
+        texts.write("ctl", f"LOAD {path}\n".encode())
+        texts.write("embed", b"the king and his horse\n")
+        reply = json.loads(texts.read("embed"))
+        assert (reply["model"], reply["tokens"]) == ("bert", 7)
+        assert len(reply["embedding"]) == tiny_bert.N_EMBD
+        with pytest.raises(RemoteError, match="bert generates no text; use embed"):
+            ask(texts, "Hello")
+        chat.write("params", b"max_tokens 4\n")
+        assert ask(chat, "Hello")
+        chat.write("embed", b"king")
+        with pytest.raises(RemoteError, match="has no embeddings; it takes a model"):
+            chat.read("embed")
+        texts.write("ctl", b"FREE bert\n")

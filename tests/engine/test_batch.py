@@ -123,7 +123,7 @@ def test_max_tokens_that_just_fit_end_with_length():
 
 
 def test_a_prompt_that_fills_the_context_is_refused():
-    with pytest.raises(EngineError, match="prompt is 10 tokens long; the context holds 10"):
+    with pytest.raises(EngineError, match="invalid prompt: 10 tokens; the context holds 10"):
         scheduler(n_ctx=10).add(1, prompt(10), 5)
 
 

@@ -68,7 +68,8 @@ async def test_a_full_context_ends_it(echo):
 async def test_a_prompt_longer_than_the_context_is_an_error(echo):
     heard = await hear(echo, "e", raw("w " * 8192))
     assert heard.error == (
-        "prompt is 8192 tokens long; the context holds 8192, the answer included"
+        "invalid prompt: 8192 tokens; the context holds 8192, the answer included; "
+        "shorten it, or LOAD with a larger n_ctx"
     )
     assert heard.usage.finish_reason == "error"
 
@@ -112,3 +113,47 @@ async def test_an_unknown_model_is_an_error_of_the_answer(echo):
     assert (await hear(echo, "f", raw("a"))).error == "no model f is loaded"
     with pytest.raises(EngineError, match="no model f is loaded"):
         await echo.free("f")
+
+
+async def test_a_conversation_that_slides_is_answered_without_its_oldest_turns(echo):
+    await echo.load("tiny", "x", LoadOptions(n_ctx=20))
+    turns = [Message(role, "a b c") for _ in range(4) for role in ("user", "assistant")]
+    chat = Chat((*turns, Message("user", "d e")))
+    assert "overflow slide" in (await hear(echo, "tiny", Request(chat))).error
+    async with echo.generate("tiny", Request(chat, overflow="slide")) as answer:
+        assert "".join([piece async for piece in answer]) == "d e"
+    assert (answer.dropped, answer.usage.prompt_tokens) == (6, 8)
+
+
+async def test_texts_with_words_in_common_have_vectors_alike(echo):
+    texts = ("a king and a horse", "a horse and a king", "one king and a horse", "file server")
+    first, second, third, other = [await echo.embed("e", text) for text in texts]
+    assert first.tokens == 5
+    assert sum(value * value for value in first.vector) == pytest.approx(1.0)
+
+    def alike(a, b):
+        return sum(x * y for x, y in zip(a.vector, b.vector, strict=True))
+
+    assert alike(first, second) == pytest.approx(1.0)
+    assert 1 > alike(first, third) > alike(first, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("f", "a", "no model f is loaded"),
+        ("e", " ", "invalid text: it is empty"),
+        ("e", "w " * 8193, "invalid text: 8193 tokens; the model takes 8192 at most"),
+    ],
+)
+async def test_what_cannot_be_embedded_is_an_error(echo, name, text, message):
+    with pytest.raises(EngineError, match=f"^{message}$"):
+        await echo.embed(name, text)
+
+
+async def test_a_text_takes_as_long_as_a_token(autojump_clock):
+    async with create("echo:2") as echo:
+        await echo.load("e", "x")
+        start = trio.current_time()
+        await echo.embed("e", "a b c")
+        assert trio.current_time() - start == pytest.approx(0.5)

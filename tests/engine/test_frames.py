@@ -5,22 +5,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import frames
-from engine.api import Chat, EngineError, LoadOptions, Message, Raw, Request, Sampling, Usage
+from engine.api import (
+    Chat,
+    Embedding,
+    EngineError,
+    LoadOptions,
+    Message,
+    Raw,
+    Request,
+    Sampling,
+    Usage,
+)
 
 COMMANDS = [
     frames.Load("/m/ü.gguf", LoadOptions(n_ctx=512), True),
     frames.Generate(7, Request(Chat((Message("user", "hé"),)), Sampling(stop=("\n",))), 0.5),
     frames.Generate(8, Request(Raw("x")), 0.0),
+    frames.Embed(9, "hé"),
     frames.Cancel(7),
 ]
 EVENTS = [
     frames.Progress(0.5),
     frames.Ready("llama", 1, "Q4_1", 10, 20, True, None),
+    frames.Ready("bert", 1, "F32", 10, 20, False, None, False, True),
     frames.LoadFailed("no"),
     frames.Log(30, "careful"),
     frames.Admitted(1, 35, 4, 0.1),
+    frames.Admitted(1, 35, 4, 0.1, 2),
     frames.Token(1, "é", 3),
     frames.Done(1, "", Usage(completion_tokens=3, finish_reason="stop_string")),
+    frames.Embedded(3, Embedding(2, [0.5, -1e-9])),
     frames.Failed(2, "no"),
 ]
 

@@ -262,7 +262,8 @@ async def test_an_unknown_model_is_an_error_of_the_answer(stub):
 async def test_a_prompt_far_beyond_the_context_is_not_even_counted(stub, gguf):
     await stub.load("m", gguf("steady"))
     assert (await hear(stub, "m", raw("x" * 6401))).error == (
-        "prompt is 6401 bytes long; the context holds 100 tokens, the answer included"
+        "invalid prompt: 6401 bytes; the context holds 100 tokens, the answer included; "
+        "shorten it, or LOAD with a larger n_ctx"
     )
 
 

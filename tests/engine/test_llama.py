@@ -145,7 +145,10 @@ async def test_a_full_context_is_reason_context(smol):
         assert heard.usage.finish_reason == "context"
         assert heard.usage.prompt_tokens + heard.usage.completion_tokens == 50
         too_long = await hear(engine, "smol", raw("word " * 60))
-    assert too_long.error == ("prompt is 61 tokens long; the context holds 50, the answer included")
+    assert too_long.error == (
+        "invalid prompt: 61 tokens; the context holds 50, the answer included; "
+        "shorten it, or LOAD with a larger n_ctx"
+    )
 
 
 async def test_an_empty_raw_prompt_is_an_error(llama):
@@ -267,3 +270,36 @@ async def test_two_models_answer_beside_each_other(llama, smol):
     assert heard["smol"].text == heard["other"].text == " 5, 6,"
     await llama.free("other")
     assert [model.name for model in llama.models()] == ["smol"]
+
+
+async def test_a_conversation_that_slides_is_answered_without_its_oldest_turns(smol):
+    """And what is left of it is reused by the next question, which needs not slide again."""
+    async with LlamaEngine(repack=False) as engine:
+        await engine.load("smol", smol, LoadOptions(n_ctx=200))
+        story = "Once there was a king who had a horse that could fly over the sea. "
+        turns = [
+            message
+            for i in range(6)
+            for message in (Message("user", f"Part {i}?"), Message("assistant", story))
+        ]
+        sampling = Sampling(temperature=0, max_tokens=10)
+
+        async def ask(*messages: Message, overflow: str = "slide"):
+            async with engine.generate(
+                "smol", Request(Chat(messages), sampling, overflow)
+            ) as answer:
+                text = "".join([piece async for piece in answer])
+            return text, answer.dropped, answer.usage
+
+        system, question = Message("system", "Be brief."), Message("user", "And then?")
+        with pytest.raises(EngineError, match=r"^invalid prompt: \d+ tokens; .* overflow slide"):
+            await ask(system, *turns, question, overflow="stop")
+        text, dropped, usage = await ask(system, *turns, question)
+        assert dropped >= 4
+        assert usage.prompt_tokens <= 100
+        # It is the very prompt that the shorter conversation makes.
+        assert (text, 0) == (await ask(system, *turns[dropped:], question))[:2]
+        more = (question, Message("assistant", text), Message("user", "Why?"))
+        _, dropped_again, next_usage = await ask(system, *turns[dropped:], *more)
+        assert dropped_again == 0
+        assert next_usage.cached_tokens >= usage.prompt_tokens - 5

@@ -57,3 +57,16 @@ def test_a_reply_that_differs_is_noticed():
 )
 def test_texts_are_the_same_but_for_numbers_and_keys_gained(recorded, actual, same):
     assert same_text(recorded, actual) is same
+
+
+@pytest.mark.parametrize(
+    ("recorded", "actual", "same"),
+    [
+        (b"a 1\nc 3\n", b"a 2\nb\nc 3\nd\n", True),
+        (b"a\nc\n", b"c\na\n", False),
+        (b"a\nc\n", b"a\nb\n", False),
+        (b"", b"a\n", False),
+    ],
+)
+def test_a_text_that_may_grow_keeps_its_lines_in_their_order(recorded, actual, same):
+    assert same_text(recorded, actual, growing=True) is same

@@ -8,6 +8,7 @@ LISTING = {
     "clone": "-rw-rw-rw-",
     "context": "-rw-rw-rw-",
     "ctl": "-rw-rw-rw-",
+    "embed": "-rw-rw-rw-",
     "model": "-r--r--r--",
     "models": "dr-xr-xr-x",
     "output": "-r--r--r--",
