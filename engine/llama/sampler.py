@@ -15,9 +15,12 @@ from engine.llama.grammar import Grammar
 from engine.llama.model import Model
 from engine.llama.native import C
 
-GRAMMAR_PATIENCE = 2.0
+GRAMMAR_PATIENCE = 1.0
 """Seconds that a grammar may take for one token: all answers wait for it, and for one that takes
-so long the next token takes longer. Ordinary ones take a few milliseconds."""
+so long the next token takes longer. Ordinary ones take a few milliseconds. One that is ambiguous
+without end (``root ::= "-" root "a" | "-" root "b"``) doubles llama.cpp's work with every
+character; where a single token has sixty of them, this comes too late, and only whoever watches
+the worker can help."""
 
 _MIROSTAT_M = 100
 """Tokens from which mirostat 1 estimates; what llama-server has."""

@@ -3,7 +3,8 @@
 The bridge runs in this process on trio's mock clock: requests are sent at the times at which
 they were recorded, so that what depends on time (which read brings which word of an answer)
 comes out the same, and nobody waits. Replies have to be equal but for times, numbers, what is
-in qid paths, and what a later version may add: keys of JSON, entries of directories.
+in qid paths, and what a later version may add: keys of JSON, entries of directories, settings
+(and lines of help).
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ PATIENCE = 60.0
 
 RECORDED_BY = "root"
 """The user whose bridge it was: it shows in directory entries."""
+
+GROW = frozenset({"params", "help"})
+"""Files that list what there is, a line each: a later version may have more lines."""
 
 _NUMBER = re.compile(rb"-?\d+(\.\d+)?([eE]-?\d+)?")
 
@@ -119,6 +123,7 @@ class Replayed:
         self.offsets = {}
         self.replies = {}
         self.directories = {}
+        self.names = {}
         self.ends = {}
 
     async def send(self, frame):
@@ -180,7 +185,8 @@ class Replayed:
                 if self.directories.get(request.fid):
                     same = self._same_entries(recorded.data, actual.data)
                 else:
-                    same = same_text(recorded.data, actual.data)
+                    grows = self.names.get(request.fid) in GROW
+                    same = same_text(recorded.data, actual.data, grows=grows)
             case Rerror():
                 same = _masked(recorded.ename.encode()) == _masked(actual.ename.encode())
                 same = same and getattr(recorded, "errno", 0) == getattr(actual, "errno", 0)
@@ -230,6 +236,8 @@ class Replayed:
                 if kind is None:
                     kind = self.directories.get(request.fid)
                 self.directories[request.newfid] = kind
+                name = request.wname[-1] if request.wname else self.names.get(request.fid)
+                self.names[request.newfid] = name
             case Tread(), Rread():
                 end = self.offsets[request.tag] + len(actual.data)
                 self.ends[request.fid] = (request.offset + len(recorded.data), end)
@@ -237,10 +245,14 @@ class Replayed:
                 self.ends.pop(request.fid, None)
 
 
-def same_text(recorded, actual):
-    """Whether two texts are the same but for numbers, and keys that JSON has gained."""
-    lines = recorded.splitlines(keepends=True), actual.splitlines(keepends=True)
-    return len(lines[0]) == len(lines[1]) and all(map(_same_line, *lines))
+def same_text(recorded, actual, *, grows=False):
+    """Whether two texts are the same but for numbers, keys that JSON has gained, and, where it
+    grows, lines it has gained."""
+    recorded, actual = recorded.splitlines(keepends=True), actual.splitlines(keepends=True)
+    if grows:
+        left = iter(actual)
+        return all(any(_same_line(line, other) for other in left) for line in recorded)
+    return len(recorded) == len(actual) and all(map(_same_line, recorded, actual))
 
 
 def _same_line(recorded, actual):

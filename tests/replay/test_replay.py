@@ -57,3 +57,16 @@ def test_a_reply_that_differs_is_noticed():
 )
 def test_texts_are_the_same_but_for_numbers_and_keys_gained(recorded, actual, same):
     assert same_text(recorded, actual) is same
+
+
+@pytest.mark.parametrize(
+    ("recorded", "actual", "same"),
+    [
+        (b"a 1\nb 2\n", b"a 1\nnew 0\nb 3\n", True),
+        (b"a 1\nb 2\n", b"a 1\n", False),
+        (b"a 1\nb 2\n", b"b 2\na 1\n", False),
+        (b"a x\n", b"a y\nb x\n", False),
+    ],
+)
+def test_a_list_of_settings_may_only_have_gained_some(recorded, actual, same):
+    assert same_text(recorded, actual, grows=True) is same
