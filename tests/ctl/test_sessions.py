@@ -156,6 +156,8 @@ async def test_a_clone_whose_number_was_read_lives_on(client):
         "system",
         "context",
         "usage",
+        "grammar",
+        "logprobs",
         "clone",
     ]
 
