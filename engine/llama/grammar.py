@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -157,7 +156,7 @@ def _stderr() -> Iterator[list[str]]:
     """Gathers what is printed on stderr in the block: llama.cpp says there what is wrong with a
     grammar, followed by all of it, and the bridge's log is no place for that."""
     told: list[str] = []
-    with tempfile.TemporaryFile() as file:
+    with open(os.memfd_create("stderr"), "w+b") as file:
         kept = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
