@@ -20,7 +20,7 @@ from ctl.embedfile import Embed
 from ctl.handle import Generated
 from ctl.promptfile import Output, Prompt
 from ctl.session import Owner, Session, user_name
-from ctl.settingfile import Context, Params, System
+from ctl.settingfile import Context, Grammar, Params, System
 from fs9p import Attach, Connection, Directory, Error, File, FileSystem, Handle, Node, Snapshot
 from fs9p.errors import NOT_FOUND
 
@@ -87,6 +87,10 @@ def _clear_system(session: Session) -> None:
     session.system = ""
 
 
+def _clear_grammar(session: Session) -> None:
+    session.settings = session.settings.with_grammar("")
+
+
 def _status(session: Session) -> Handle:
     return Generated(session, lambda: replies.line(session.bridge.status(session)))
 
@@ -97,6 +101,10 @@ def _model(session: Session) -> Handle:
 
 def _usage(session: Session) -> Handle:
     return Generated(session, lambda: replies.line(session.usage()))
+
+
+def _logprobs(session: Session) -> Handle:
+    return Generated(session, session.logprobs)
 
 
 SESSION_FILES = (
@@ -116,6 +124,10 @@ SESSION_FILES = (
     ),
     _Kind("embed", 0o666, "text in, its vector out as JSON", Embed),
     _Kind("usage", 0o444, "JSON: tokens and timings of the last answer, and totals", _usage),
+    _Kind(
+        "grammar", 0o666, "what answers look like: GBNF, or a JSON schema", Grammar, _clear_grammar
+    ),
+    _Kind("logprobs", 0o444, "JSON: how likely each token of output was, a line each", _logprobs),
     _Kind(
         "clone", 0o666, "opening makes a session; reading gives its name, writing is its ctl", None
     ),

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from engine.api import Embedding, Message, ModelStatus, Usage
+from engine.api import Alternative, Embedding, Message, ModelStatus, TokenLogprob, Usage
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -134,6 +134,24 @@ def line(value: msgspec.Struct) -> bytes:
 def conversation(messages: list[Message]) -> bytes:
     """The `context` file: a message a line."""
     return b"".join(map(line, messages))
+
+
+NO_MORE = b'{"truncated":true}\n'
+"""The last line of `logprobs` where an answer has more of them than are kept."""
+
+
+def logprob(one: TokenLogprob) -> bytes:
+    """A line of `logprobs`."""
+    top = [_probable(other) for other in one.top]
+    return _encode({**_probable(one), "top": top}) + b"\n"
+
+
+def _probable(one: TokenLogprob | Alternative) -> dict[str, object]:
+    """``bytes`` only for a token that is not whole characters: U+FFFD says too little."""
+    shown: dict[str, object] = {"token": one.token.decode("utf-8", "replace")}
+    if shown["token"] != one.token.decode("utf-8", "ignore"):
+        shown["bytes"] = list(one.token)
+    return {**shown, "id": one.id, "logprob": round(one.logprob, 6)}
 
 
 _decode_message = msgspec.json.Decoder(Message).decode

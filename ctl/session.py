@@ -151,6 +151,10 @@ class Session:
         """What `usage` says."""
         return UsageReport(self.last_usage, self.totals)
 
+    def logprobs(self) -> bytes:
+        """What `logprobs` says: of the answer that `output` shows, as far as it has come."""
+        return bytes(self.turn.logprobs) if self.turn is not None else b""
+
     def model_name(self) -> str | None:
         """The name of the model this session uses; None without one."""
         return self.bridge.model_name(self.model)
@@ -264,6 +268,7 @@ class Session:
         model = self.check_free(len(prompts))
         turns = [Turn(prompt, self.changed) for prompt in prompts]
         self.asides.update(turns)
+        settings = settings.without_logprobs()
         for turn in turns:
             self._start(turn, model, settings, [], self.asides.discard)
         return turns

@@ -1,4 +1,7 @@
-"""`params`, `system` and `context`: what a session is set to. Each write takes effect at once."""
+"""`params`, `system`, `grammar` and `context`: what a session is set to.
+
+Each write takes effect at once.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from ctl import replies
 from ctl.handle import Generated
 from ctl.lines import Lines, decode
 from ctl.session import Session
-from ctl.settings import split_setting
+from ctl.settings import LISTS, split_setting
 from engine.api import Message
 from fs9p import Error
 
@@ -54,19 +57,19 @@ class Params(LineSetting):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session, partial(_params, session))
-        self._stops = False
-        """Whether this open has written a stop string: the first replaces, later ones add."""
+        self._added: frozenset[str] = frozenset()
+        """The lists this open has written to: the first line of each replaces, later ones add."""
 
     def apply(self, lines: list[bytes]) -> None:
         """Change the settings."""
         settings = self.session.settings
-        stops = self._stops
+        added = self._added
         for line in lines:
             name, value = split_setting(decode(line, "params"))
             if name:
-                settings = settings.with_value(name, value, add_stop=stops)
-                stops = stops or name == "stop"
-        self.session.settings, self._stops = settings, stops
+                settings = settings.with_value(name, value, add=name in added)
+                added |= {name} if name in LISTS else set()
+        self.session.settings, self._added = settings, added
 
 
 def _params(session: Session) -> bytes:
@@ -94,28 +97,65 @@ class Context(LineSetting):
         self._count += len(lines)
 
 
-class System(Generated):
-    """`system`: the system prompt. The first write of an open replaces, later ones append."""
+class TextSetting(Generated):
+    """A setting that is one text. The first write of an open replaces, later ones append."""
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(session, lambda: f"{session.system}\n".encode() if session.system else b"")
+    name: str
+
+    def __init__(self, session: Session, generate: Callable[[], bytes]) -> None:
+        super().__init__(session, generate)
         self._text = ""
         # A character that the client's message size cut is whole after its next write.
         self._decoder = codecs.getincrementaldecoder("utf-8")()
 
+    def apply(self, text: str) -> None:
+        """Take this text, or raise `Error` and keep what was there."""
+        raise NotImplementedError
+
     def write(self, offset: int, data: bytes) -> int:
-        """Set the system prompt, from the next question on. One trailing newline is dropped."""
+        """Take the text with this behind it, from the next question on."""
         self.session.check_open()
         try:
             text = self._text + self._decoder.decode(data)
         except UnicodeDecodeError:
-            raise self.note(Error("invalid system prompt: it is not UTF-8")) from None
+            raise self.note(Error(f"invalid {self.name}: it is not UTF-8")) from None
+        try:
+            self.apply(text)
+        except Error as error:
+            raise self.note(error) from None
+        self._text = text
+        return len(data)
+
+
+class System(TextSetting):
+    """`system`: the system prompt. One trailing newline is dropped."""
+
+    name = "system prompt"
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session, lambda: f"{session.system}\n".encode() if session.system else b"")
+
+    def apply(self, text: str) -> None:
+        """Set the system prompt."""
         limit = self.session.bridge.options.max_prompt
         if len(text) > limit:
-            raise self.note(Error(f"invalid system prompt: it is longer than {limit} characters"))
-        self._text = text
+            raise Error(f"invalid system prompt: it is longer than {limit} characters")
         self.session.system = text.removesuffix("\n")
-        return len(data)
+
+
+class Grammar(TextSetting):
+    """`grammar`: GBNF, or a JSON schema. It is passed down as it stands: llama.cpp's converter and
+    parser are in the worker, and only there a half that waits for the next write is not told from
+    a mistake before somebody asks."""
+
+    name = "grammar"
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session, lambda: session.settings.sampling.grammar.encode())
+
+    def apply(self, text: str) -> None:
+        """Set the grammar; a blank text clears it."""
+        self.session.settings = self.session.settings.with_grammar(text)
 
 
 def _message(line: bytes, number: int, *, first: bool) -> Message:

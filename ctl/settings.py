@@ -52,13 +52,29 @@ NUMBERS = {
         Number("presence_penalty", float, -2, 2),
         Number("frequency_penalty", float, -2, 2),
         Number("penalty_last_n", int, -1, 1_000_000),
+        Number("typical_p", float, 0, 1),
+        Number("mirostat", int, 0, 2),
+        Number("mirostat_tau", float, 0, 100),
+        Number("mirostat_eta", float, 0, 1),
+        Number("logprobs", int, 0, 20),
     )
 }
 CHOICES = {"format": ("chat", "raw"), "overflow": ("stop", "slide")}
+LISTS = ("stop", "logit_bias")
+"""Settings that can be given several times: the first replaces what was there, later ones add."""
 
 MAX_STOPS = 16
 MAX_STOP = 256
 """Stop strings of a session, and characters of one: each is looked for in every token."""
+
+MAX_BIASES = 256
+"""Tokens of a session with a bias."""
+
+MAX_BIAS = 100
+"""Of a logit, up or down: enough to force a token, or to keep it away while there is another."""
+
+MAX_GRAMMAR = 65_536
+"""Characters of a grammar or schema: the worker reads it for every answer."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -77,27 +93,30 @@ class Settings(msgspec.Struct, frozen=True):
         lines += [
             f"stop {json.dumps(stop, ensure_ascii=False)}" for stop in self.sampling.stop
         ] or ["stop"]
+        lines += [f"logit_bias {token} {bias}" for token, bias in self.sampling.logit_bias] or [
+            "logit_bias"
+        ]
         lines.append(f"format {'chat' if chat else 'raw'}")
         lines.append(f"overflow {self.overflow}")
         return "".join(f"{text}\n" for text in lines).encode()
 
-    def with_value(self, name: str, value: str, *, add_stop: bool = False) -> Settings:
+    def with_value(self, name: str, value: str, *, add: bool = False) -> Settings:
         """These settings with one changed. Raises `Error` that says what would be right.
 
-        add_stop: a stop string joins those that are there instead of replacing them.
+        add: one of `LISTS` joins what is there instead of replacing it.
         """
         if name in NUMBERS:
-            number = NUMBERS[name].parse(value)
-            return msgspec.structs.replace(
-                self, sampling=msgspec.structs.replace(self.sampling, **{name: number})
-            )
+            return self._sampling(**{name: NUMBERS[name].parse(value)})
         if name == "stop":
-            stops = (*(self.sampling.stop if add_stop else ()), *_stop(value))
+            stops = (*(self.sampling.stop if add else ()), *_stop(value))
             if len(stops) > MAX_STOPS:
                 raise Error(f"invalid stop: there can be at most {MAX_STOPS}")
-            return msgspec.structs.replace(
-                self, sampling=msgspec.structs.replace(self.sampling, stop=stops)
-            )
+            return self._sampling(stop=stops)
+        if name == "logit_bias":
+            biases = dict(self.sampling.logit_bias if add else ()) | _bias(value)
+            if len(biases) > MAX_BIASES:
+                raise Error(f"invalid logit_bias: there can be at most {MAX_BIASES}")
+            return self._sampling(logit_bias=tuple(biases.items()))
         if name in CHOICES and value not in CHOICES[name]:
             raise Error(f"invalid {name} {value[:24]!r}: it is {' or '.join(CHOICES[name])}")
         if name == "format":
@@ -105,6 +124,42 @@ class Settings(msgspec.Struct, frozen=True):
         if name == "overflow":
             return msgspec.structs.replace(self, overflow=value)
         raise Error(f"invalid setting {name[:24]!r}: reading params lists those there are")
+
+    def with_grammar(self, text: str) -> Settings:
+        """These settings with another grammar, or none if the text is blank. Raises `Error` if
+        it is too long; what else is wrong with it the worker tells."""
+        if len(text) > MAX_GRAMMAR:
+            raise Error(f"invalid grammar: it is longer than {MAX_GRAMMAR} characters")
+        return self._sampling(grammar=text if text.strip() else "")
+
+    def without_logprobs(self) -> Settings:
+        """These settings for an answer whose logprobs nobody can read."""
+        return self._sampling(logprobs=0)
+
+    def _sampling(self, **values: object) -> Settings:
+        return msgspec.structs.replace(
+            self, sampling=msgspec.structs.replace(self.sampling, **values)
+        )
+
+
+def _bias(value: str) -> dict[int, float]:
+    if not value:
+        return {}
+    # INFER's words have no spaces: there it is logit_bias=TOKEN:BIAS.
+    match = _BIAS.fullmatch(value)
+    try:
+        bias = float(match[2]) if match else math.nan
+    except ValueError:
+        bias = math.nan
+    if match is None or not (abs(bias) <= MAX_BIAS or bias == -math.inf):
+        raise Error(
+            f"invalid logit_bias {value[:24]!r}: it takes a token's number and a bias"
+            f" from -{MAX_BIAS} to {MAX_BIAS}, or -inf"
+        )
+    return {int(match[1]): bias}
+
+
+_BIAS = re.compile(r"([0-9]{1,8})(?:\s*:\s*|\s+)(\S+)", re.ASCII)
 
 
 def _stop(value: str) -> tuple[str, ...]:
@@ -134,11 +189,11 @@ def split_leading(settings: Settings, text: str) -> tuple[Settings, str]:
     at = 0
     while match := _LEADING.match(text, at):
         name = match[1]
-        if name not in NUMBERS and name not in CHOICES and name != "stop":
+        if name not in NUMBERS and name not in CHOICES and name not in LISTS:
             break
-        if name in seen and name != "stop":
+        if name in seen and name not in LISTS:
             raise Error(f"invalid: {name} is given twice")
-        settings = settings.with_value(name, match[2], add_stop=name in seen)
+        settings = settings.with_value(name, match[2], add=name in seen)
         seen.add(name)
         at = match.end()
     return settings, text[at:]

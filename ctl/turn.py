@@ -16,12 +16,16 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ctl import replies
 from ctl.errors import INTERNAL, for_clients
 from engine.api import Answer, EngineError, ModelStatus, Request, Usage
 from fs9p import Error
 
 if TYPE_CHECKING:
     from ctl.bridge import Bridge
+
+MAX_LOGPROBS = 4 << 20
+"""Bytes of logprobs kept of an answer: 4,000 tokens with 20 alternatives each."""
 
 log = logging.getLogger("llambo.turn")
 
@@ -38,6 +42,9 @@ class Turn:
         self.n_ctx: int | None = None
         """Tokens of the context of the model that was asked."""
         self.text = bytearray()
+        self.logprobs = bytearray()
+        """A line of JSON for each token, where `params` asks for it."""
+        self._logprobs_full = False
         self.finished = False
         self.error: str | None = None
         self.usage: Usage | None = None
@@ -80,6 +87,7 @@ class Turn:
                     self._answer = answer
                     async for piece in answer:
                         self.text += piece.encode()
+                        self.keep_logprobs(answer)
                         self._changed.unpark_all()
             except (EngineError, Error) as failure:
                 error = for_clients(str(failure))
@@ -92,9 +100,21 @@ class Turn:
         elif answer is not None:
             self.usage = answer.usage
             self.dropped += answer.dropped
+        if answer is not None:
+            self.keep_logprobs(answer)
         self.error = error
         self.finished = True
         self._changed.unpark_all()
+
+    def keep_logprobs(self, answer: Answer) -> None:
+        """Take those that an answer has told since: at most `MAX_LOGPROBS` bytes of them."""
+        for logprob in answer.take_logprobs():
+            if self._logprobs_full:
+                return
+            line = replies.logprob(logprob)
+            if len(self.logprobs) + len(line) > MAX_LOGPROBS:
+                self._logprobs_full, line = True, replies.NO_MORE
+            self.logprobs += line
 
     def read(self, position: int, count: int) -> bytes | None:
         """At most ``count`` bytes of the answer from ``position``; None: there will be more.

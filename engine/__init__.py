@@ -10,6 +10,7 @@ async with engine.create("llama") as llama:
 from __future__ import annotations
 
 from engine.api import (
+    Alternative,
     Answer,
     AnswerState,
     Chat,
@@ -24,10 +25,12 @@ from engine.api import (
     Raw,
     Request,
     Sampling,
+    TokenLogprob,
     Usage,
 )
 
 __all__ = [
+    "Alternative",
     "Answer",
     "AnswerState",
     "Chat",
@@ -42,6 +45,7 @@ __all__ = [
     "Raw",
     "Request",
     "Sampling",
+    "TokenLogprob",
     "Usage",
     "create",
 ]

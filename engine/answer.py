@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import trio
 
 from engine import frames
-from engine.api import AnswerState, Embedding, EngineError, FinishReason, Usage
+from engine.api import AnswerState, Embedding, EngineError, FinishReason, TokenLogprob, Usage
 
 OfOne = frames.Admitted | frames.Token | frames.Done | frames.Embedded | frames.Failed
 """Events of one answer or vector."""
@@ -63,6 +63,7 @@ class WorkerAnswer:
         self.usage: Usage | None = None
         self.asked = trio.current_time()
         self._pieces: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
         self._error: EngineError | None = None
         self._news = trio.Event()
         self._admission = frames.Admitted(id, 0, 0, 0.0)
@@ -110,9 +111,9 @@ class WorkerAnswer:
                     self.state = "generating"
                     self._first = trio.current_time()
                 self._count = event.count
-                self._push(event.text)
+                self._push(event.text, event.logprob)
             case frames.Done():
-                self._push(event.text)
+                self._push(event.text, event.logprob)
                 self._end(event.usage)
             case frames.Failed():
                 self.fail(event.error)
@@ -128,7 +129,14 @@ class WorkerAnswer:
         if self.usage is None:
             self._end(self._usage_so_far("cancelled"))
 
-    def _push(self, text: str) -> None:
+    def take_logprobs(self) -> list[TokenLogprob]:
+        """See `engine.api.Answer.take_logprobs`."""
+        taken, self._logprobs = self._logprobs, []
+        return taken
+
+    def _push(self, text: str, logprob: TokenLogprob | None) -> None:
+        if logprob is not None:
+            self._logprobs.append(logprob)
         if text:
             self._pieces.append(text)
             self._news.set()

@@ -50,6 +50,13 @@ class Sampling(msgspec.Struct, frozen=True):
     and min_p 0 switch that filter off. seed -1 takes a random one. The penalties are
     llama.cpp's ``llama_sampler_init_penalties`` over the last penalty_last_n tokens
     (-1: the whole context). stop: texts that end the answer and are not part of it.
+    typical_p 1 is off. mirostat 1 or 2 takes the place of all of them but temperature and
+    logit_bias; mirostat_tau is the surprise it aims at, in bits, mirostat_eta how fast it learns.
+    logit_bias: token ids and what is added to their logits; minus infinity bans one. grammar:
+    what the answer may be, in llama.cpp's GBNF with a rule ``root``, or as a JSON schema, which
+    is what begins with ``{``; empty is off. logprobs: 0 is off; other numbers ask for the
+    probability of every token, and of so many of the likeliest in its place: see
+    `Answer.take_logprobs`.
     """
 
     max_tokens: int = 256
@@ -63,6 +70,32 @@ class Sampling(msgspec.Struct, frozen=True):
     frequency_penalty: float = 0.0
     penalty_last_n: int = 64
     stop: tuple[str, ...] = ()
+    typical_p: float = 1.0
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    grammar: str = ""
+    logprobs: int = 0
+
+
+class Alternative(msgspec.Struct, frozen=True, array_like=True):
+    """A token that could have come. token: its bytes, which may be a part of a character; the
+    name of a special one. logprob: the natural logarithm of its probability."""
+
+    id: int
+    token: bytes
+    logprob: float
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """How likely a token of an answer was, by the model alone, before any sampling setting.
+    top: the likeliest in its place, first the likeliest."""
+
+    id: int
+    token: bytes
+    logprob: float
+    top: tuple[Alternative, ...]
 
 
 class Embedding(msgspec.Struct, frozen=True):
@@ -192,6 +225,10 @@ class Answer(Protocol):
         queue."""
 
     def __aiter__(self) -> AsyncIterator[str]: ...
+
+    def take_logprobs(self) -> list[TokenLogprob]:
+        """Those of the tokens that came since this was last called, where `Sampling.logprobs`
+        asked for them. A token may come before its text does, which may be held back."""
 
 
 class Engine(Protocol):

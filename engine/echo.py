@@ -24,6 +24,7 @@ from engine.api import (
     ModelStatus,
     Raw,
     Request,
+    TokenLogprob,
     Usage,
 )
 from engine.slide import fit
@@ -45,6 +46,9 @@ class EchoEngine:
     the white space around it. Token k of an answer comes k/rate seconds after it was asked,
     the first one too; without a rate nothing waits. Every token of the prompt and the answer
     takes one of `N_CTX` places. trio's clock is used, so tests can jump it.
+
+    Of `Sampling` it heeds ``max_tokens`` and ``stop``. All else is taken and changes nothing:
+    its words are not chosen, have no probabilities, and fit no grammar.
     """
 
     kind = "echo"
@@ -189,6 +193,10 @@ class _EchoAnswer:
             self._end("error")
             raise
         raise StopAsyncIteration
+
+    def take_logprobs(self) -> list[TokenLogprob]:
+        """None: see `EchoEngine`."""
+        return []
 
     def leave(self) -> None:
         """The consumer's block is over."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from engine.api import Embedding, EngineError, LoadOptions, Request, Usage
+from engine.api import Embedding, EngineError, LoadOptions, Request, TokenLogprob, Usage
 
 MAX_FRAME = 64 * 1024 * 1024
 """Bytes of msgpack in a frame. The longest prompt of a context of a million tokens is a
@@ -102,19 +102,22 @@ class Admitted(msgspec.Struct, frozen=True, array_like=True, tag="admitted"):
 
 class Token(msgspec.Struct, frozen=True, array_like=True, tag="token"):
     """An answer has ``count`` tokens now. ``text`` is what became certain with the last one;
-    it may be empty."""
+    it may be empty. ``logprob``: of that one, where it was asked for."""
 
     id: int
     text: str
     count: int
+    logprob: TokenLogprob | None = None
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="done"):
-    """An answer has ended as `Usage.finish_reason` says; ``text`` is what was held back."""
+    """An answer has ended as `Usage.finish_reason` says; ``text`` is what was held back.
+    ``logprob``: of its last token, where no `Token` told of that."""
 
     id: int
     text: str
     usage: Usage
+    logprob: TokenLogprob | None = None
 
 
 class Embedded(msgspec.Struct, frozen=True, array_like=True, tag="embedded"):

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine import frames
-from engine.api import EngineError, FinishReason, Usage
+from engine.api import EngineError, FinishReason, TokenLogprob, Usage
 from engine.batch import Scheduler
 from engine.llama import Context, Embedder, Model, Sampler, log
 from engine.plan import Plan
@@ -250,10 +250,16 @@ class Loop:
         arrived = time.perf_counter() - command.waited
         request = command.request
         prompt, dropped = fit(request, self._model.tokens, self._context.n_ctx)
-        # What would be no answer at all is one of a single token.
-        self._scheduler.add(command.id, prompt, max(request.sampling.max_tokens, 1))
+        # First what can be refused: the scheduler must know of no answer that is not begun.
+        sampler = Sampler(self._model, self._context.n_ctx, request.sampling, prompt)
+        try:
+            # What would be no answer at all is one of a single token.
+            self._scheduler.add(command.id, prompt, max(request.sampling.max_tokens, 1))
+        except EngineError:
+            sampler.close()
+            raise
         self._answers[command.id] = _Answer(
-            sampler=Sampler(self._model.n_vocab, self._context.n_ctx, request.sampling, prompt),
+            sampler=sampler,
             text=TextStream(request.sampling.stop),
             arrived=arrived,
             prompt_tokens=len(prompt),
@@ -289,7 +295,13 @@ class Loop:
     def _extend(self, answer_id: int, row: int) -> None:
         """One more token for an answer, from the logits of ``row``."""
         answer = self._answers[answer_id]
-        token = self._context.sample(answer.sampler, row)
+        try:
+            token = self._context.sample(answer.sampler, row)
+        except EngineError as error:
+            self._events.append(frames.Failed(answer_id, str(error)))
+            self._scheduler.finish(answer_id)
+            self._forget(answer_id)
+            return
         if not answer.first:
             answer.first = time.perf_counter()
         if self._model.ends(token):
@@ -298,16 +310,23 @@ class Loop:
         answer.count += 1
         text = answer.text.feed(self._model.piece(token))
         limit = self._scheduler.accept(answer_id, token)
+        logprob = answer.sampler.last
         if answer.text.stopped:
-            self._finish(answer_id, text, "stop_string")
+            self._finish(answer_id, text, "stop_string", logprob)
         elif limit is not None:
-            self._finish(answer_id, text + answer.text.flush(), limit)
+            self._finish(answer_id, text + answer.text.flush(), limit, logprob)
         else:
-            self._events.append(frames.Token(answer_id, text, answer.count))
+            self._events.append(frames.Token(answer_id, text, answer.count, logprob))
 
-    def _finish(self, answer_id: int, text: str, reason: FinishReason) -> None:
+    def _finish(
+        self,
+        answer_id: int,
+        text: str,
+        reason: FinishReason,
+        logprob: TokenLogprob | None = None,
+    ) -> None:
         usage = self._answers[answer_id].usage(reason)
-        self._events.append(frames.Done(answer_id, text, usage))
+        self._events.append(frames.Done(answer_id, text, usage, logprob))
         self._scheduler.finish(answer_id)
         self._forget(answer_id)
 

@@ -145,7 +145,7 @@ class Context:
         most = params.n_ubatch if self._model.on_gpu else 2 * self.calm_chunk
         params.n_ubatch = min(self.n_batch, max(most, self.n_seq))
         # Else it takes memory for the logits of every token of a prompt.
-        params.n_outputs_max = shape.n_seq
+        params.n_outputs_max = self.n_seq
         params.n_threads = params.n_threads_batch = self._options.n_threads or _cores()
         params.type_k = params.type_v = _TYPES[self._options.kv_type]
         params.flash_attn_type = _FLASH[self._options.flash_attn]

@@ -30,8 +30,8 @@ class Model:
         self, path: str, options: LoadOptions, repack: bool, progress: Callable[[float], None]
     ) -> None:
         self.pointer = self._load(path, options, repack, progress)
-        self._vocab = C.llama_model_get_vocab(self.pointer)
-        self.n_vocab: int = C.llama_vocab_n_tokens(self._vocab)
+        self.vocab = C.llama_model_get_vocab(self.pointer)
+        self.n_vocab: int = C.llama_vocab_n_tokens(self.vocab)
         self.architecture = self._meta("general.architecture")
         self.parameters: int = C.llama_model_n_params(self.pointer)
         self.quantization: str = C.llama_ftype_name(C.llama_model_ftype(self.pointer)).decode()
@@ -50,9 +50,11 @@ class Model:
         """Whether a sequence can be cut anywhere: recurrent states cannot."""
         self.on_gpu = bool(C.llama_supports_gpu_offload()) and options.n_gpu_layers != 0
         """Whether layers run on a GPU, where large batches pay."""
-        self.bos: int = C.llama_vocab_bos(self._vocab)
-        self._adds_bos: bool = C.llama_vocab_get_add_bos(self._vocab)
+        self.bos: int = C.llama_vocab_bos(self.vocab)
+        self._adds_bos: bool = C.llama_vocab_get_add_bos(self.vocab)
         self._pieces: dict[int, bytes] = {}
+        self.suppressed = self._suppressed()
+        """Tokens that the model's file says must not come (``llama_vocab_get_suppress_tokens``)."""
         self.note: str | None = None
         """What an operator should know."""
         self._template = self._chat_template()
@@ -127,16 +129,20 @@ class Model:
         piece = self._pieces.get(token)
         if piece is None:
             buffer = ctypes.create_string_buffer(256)
-            length = C.llama_token_to_piece(self._vocab, token, buffer, 256, 0, False)
+            length = C.llama_token_to_piece(self.vocab, token, buffer, 256, 0, False)
             if length < 0:
                 buffer = ctypes.create_string_buffer(-length)
-                length = C.llama_token_to_piece(self._vocab, token, buffer, -length, 0, False)
+                length = C.llama_token_to_piece(self.vocab, token, buffer, -length, 0, False)
             piece = self._pieces[token] = buffer.raw[:length]
         return piece
 
+    def shown(self, token: int) -> bytes:
+        """The bytes of a token for somebody to look at: its name where it is a special one."""
+        return self.piece(token) or self._text(token).encode()
+
     def ends(self, token: int) -> bool:
         """Whether the token ends generation (``llama_vocab_is_eog``)."""
-        return bool(C.llama_vocab_is_eog(self._vocab, token))
+        return bool(C.llama_vocab_is_eog(self.vocab, token))
 
     def _load(
         self, path: str, options: LoadOptions, repack: bool, progress: Callable[[float], None]
@@ -162,10 +168,10 @@ class Model:
         # A token has a byte at least.
         room = len(data) + 8
         buffer = (C.llama_token * room)()
-        n = C.llama_tokenize(self._vocab, data, len(data), buffer, room, around, special)
+        n = C.llama_tokenize(self.vocab, data, len(data), buffer, room, around, special)
         if n < 0:
             buffer = (C.llama_token * -n)()
-            n = C.llama_tokenize(self._vocab, data, len(data), buffer, -n, around, special)
+            n = C.llama_tokenize(self.vocab, data, len(data), buffer, -n, around, special)
         return buffer[:n]
 
     def _chat_template(self) -> ChatTemplate | None:
@@ -173,7 +179,7 @@ class Model:
         if not source:
             return None
         source = source.decode("utf-8", "replace")
-        eos = C.llama_vocab_eos(self._vocab)
+        eos = C.llama_vocab_eos(self.vocab)
         try:
             formatter = Jinja2ChatFormatter(
                 template=source, bos_token=self._text(self.bos), eos_token=self._text(eos)
@@ -185,7 +191,7 @@ class Model:
         def render(messages: list[dict[str, str]]) -> str:
             return formatter(messages=cast(Any, messages)).prompt
 
-        attributes = [C.llama_vocab_get_attr(self._vocab, i) for i in range(self.n_vocab)]
+        attributes = [C.llama_vocab_get_attr(self.vocab, i) for i in range(self.n_vocab)]
         control = C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN
         user_defined = [
             self._text(i)
@@ -209,8 +215,13 @@ class Model:
         )
         return int(pooling) if pooling in map(str, known) else None
 
+    def _suppressed(self) -> tuple[int, ...]:
+        count = ctypes.c_int32(0)
+        tokens = C.llama_vocab_get_suppress_tokens(self.vocab, ctypes.byref(count))
+        return tuple(tokens[: count.value]) if count.value else ()
+
     def _text(self, token: int) -> str:
-        return C.llama_vocab_get_text(self._vocab, token).decode() if token >= 0 else ""
+        return C.llama_vocab_get_text(self.vocab, token).decode() if token >= 0 else ""
 
     def _meta(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(256)

@@ -23,7 +23,7 @@ OPTIONS = Options(
 NAMES = (
     "ctl", "prompt", "output", "params", "context", "clone", "1", "models", "system",
     "usage", "model", "status", "help", "embed", "2", "3", "echo", "..", "0", "01", "m.gguf", "b",
-    "9" * 18, "x" * 190, "", ".", "/", "models/echo", "\U0001f480", "new",
+    "9" * 18, "x" * 190, "", ".", "/", "models/echo", "\U0001f480", "new", "grammar", "logprobs",
 )  # fmt: skip
 ANAMES = ("", "new", "talk", "1", "0", "2", "nobody", "9" * 18, "a" * 65, "a" * 180, "/", " ")
 

@@ -157,6 +157,8 @@ async def test_a_clone_whose_number_was_read_lives_on(client):
         "context",
         "embed",
         "usage",
+        "grammar",
+        "logprobs",
         "clone",
     ]
 

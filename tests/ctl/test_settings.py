@@ -18,7 +18,13 @@ repeat_penalty 1.0
 presence_penalty 0.0
 frequency_penalty 0.0
 penalty_last_n 64
+typical_p 1.0
+mirostat 0
+mirostat_tau 5.0
+mirostat_eta 0.1
+logprobs 0
 stop
+logit_bias
 format chat
 overflow stop
 """
@@ -55,12 +61,40 @@ async def test_saved_params_can_be_put_back(client):
         ("stop END", "it takes a JSON string"),
         ("format xml", "it is chat or raw"),
         ("overflow roll", "it is stop or slide"),
+        ("typical_p 2", "invalid typical_p '2': it takes a number from 0 to 1"),
+        ("mirostat 3", "invalid mirostat '3': it takes a whole number from 0 to 2"),
+        ("mirostat_tau -1", "from 0 to 100"),
+        ("mirostat_eta 2", "from 0 to 1"),
+        ("logprobs 21", "invalid logprobs '21': it takes a whole number from 0 to 20"),
+        ("logit_bias 5", "it takes a token's number and a bias from -100 to 100, or -inf"),
+        ("logit_bias 5 101", "from -100 to 100, or -inf"),
+        ("logit_bias 5 inf", "from -100 to 100, or -inf"),
+        ("logit_bias 5 nan", "from -100 to 100, or -inf"),
+        ("logit_bias -5 1", "it takes a token's number"),
+        ('logit_bias "yes" 1', "it takes a token's number"),
+        ("logit_bias 123456789 1", "it takes a token's number"),
     ],
 )
 async def test_a_wrong_setting_is_refused_with_what_is_right(client, line, message):
     with pytest.raises(Error) as caught:
         await client.write("params", line)
     assert message in caught.value.ename
+
+
+async def test_of_biases_the_first_of_an_open_replaces_and_later_ones_add(client):
+    await client.write("params", "logit_bias 5 1.5\nlogit_bias 6 -inf\nlogit_bias 5 2\n")
+    assert "\nlogit_bias 5 2.0\nlogit_bias 6 -inf\nformat" in await client.read("params")
+    await client.write("params", "logit_bias 7:-100\n")
+    assert "\nstop\nlogit_bias 7 -100.0\nformat" in await client.read("params")
+    await client.write("params", "logit_bias\n")
+    assert await client.read("params") == PARAMS
+
+
+async def test_a_session_has_so_many_biases_at_most(client):
+    lines = [f"logit_bias {token} 1\n" for token in range(257)]
+    await client.write("params", "".join(lines[:256]))
+    with pytest.raises(Error, match="invalid logit_bias: there can be at most 256"):
+        await client.write("params", "".join(lines))
 
 
 async def test_a_write_with_a_wrong_line_changes_nothing(client):

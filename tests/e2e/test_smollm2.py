@@ -54,6 +54,49 @@ def test_ten_new_attaches_at_once_never_see_each_others_answers(shared):
     assert all(numbers <= {70 + i} for i, numbers in enumerate(said))
 
 
+def test_a_schema_in_grammar_makes_json_and_an_empty_file_prose_again(shared):
+    schema = {"type": "object", "properties": {"legs": {"type": "integer"}}, "required": ["legs"]}
+    with shared.files("new") as files:
+        files.write("params", b"temperature 0\nmax_tokens 30\n")
+        files.write("grammar", json.dumps(schema).encode())
+        assert isinstance(json.loads(ask(files, "How many legs has a llama?"))["legs"], int)
+        files.write("ctl", b"INFER How many legs has a bird?\n")
+        data = json.loads(files.read("ctl"))["data"]
+        assert list(json.loads(data)) == ["legs"]
+        files.write("grammar", b"\n")
+        # What it has said before is an example to it.
+        files.write("ctl", b"RESET\n")
+        assert not ask(files, "How many legs has a llama?").startswith("{")
+
+
+def test_a_bad_grammar_fails_the_question_in_words_and_nobody_elses(shared):
+    with shared.files("new") as files, shared.files("new") as other:
+        for bad in (b"root ::= nothing", b'{"type":"strange"}', b"root ::= (" * 9):
+            files.write("grammar", bad)
+            files.write("prompt", b"Hello")
+            with pytest.raises(RemoteError, match="invalid grammar: "):
+                files.read("output")
+        other.write("params", b"max_tokens 4")
+        assert ask(other, "Hello")
+        files.write("grammar", b"\n")
+        files.write("params", b"max_tokens 4")
+        assert ask(files, "Hello")
+
+
+def test_logprobs_say_how_likely_each_token_was(shared):
+    with shared.files("new") as files:
+        files.write("params", b"temperature 0\nmax_tokens 6\nlogprobs 3\n")
+        answer = ask(files, "Say hello.")
+        lines = [json.loads(line) for line in files.read("logprobs").splitlines()]
+        assert "".join(line["token"] for line in lines) == answer
+        assert all(line["top"][0]["id"] == line["id"] for line in lines)
+        # What is banned by its number does not come again.
+        files.write("params", f"logit_bias {lines[0]['id']} -inf\n".encode())
+        files.write("ctl", b"RESET\n")
+        ask(files, "Say hello.")
+        assert json.loads(files.read("logprobs").splitlines()[0])["id"] != lines[0]["id"]
+
+
 def test_the_main_session_is_seen_from_two_connections(smol):
     with smol.files() as one, smol.files() as two:
         one.write("params", b"max_tokens 12")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psutil
 
-from engine import Chat, Engine, EngineError, Message, Raw, Request, Sampling, Usage
+from engine import Chat, Engine, EngineError, Message, Raw, Request, Sampling, TokenLogprob, Usage
 
 
 def chat(text: str, **sampling) -> Request:
@@ -24,6 +24,7 @@ class Heard:
     pieces: list[str]
     usage: Usage | None
     error: str | None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -34,13 +35,16 @@ async def hear(engine: Engine, name: str, request: Request) -> Heard:
     """Ask and listen to the end."""
     pieces: list[str] = []
     error = None
+    logprobs: list[TokenLogprob] = []
     async with engine.generate(name, request) as answer:
         try:
             async for piece in answer:
                 pieces.append(piece)
+                logprobs += answer.take_logprobs()
         except EngineError as failure:
             error = str(failure)
-    return Heard(pieces, answer.usage, error)
+    logprobs += answer.take_logprobs()
+    return Heard(pieces, answer.usage, error, logprobs)
 
 
 def workers() -> list[psutil.Process]:

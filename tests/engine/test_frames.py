@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from engine import frames
 from engine.api import (
+    Alternative,
     Chat,
     Embedding,
     EngineError,
@@ -14,6 +15,7 @@ from engine.api import (
     Raw,
     Request,
     Sampling,
+    TokenLogprob,
     Usage,
 )
 
@@ -22,6 +24,9 @@ COMMANDS = [
     frames.Generate(7, Request(Chat((Message("user", "hé"),)), Sampling(stop=("\n",))), 0.5),
     frames.Generate(8, Request(Raw("x")), 0.0),
     frames.Embed(9, "hé"),
+    frames.Generate(
+        9, Request(Raw("x"), Sampling(logit_bias=((5, -2.5), (6, -float("inf"))), grammar="é")), 0.0
+    ),
     frames.Cancel(7),
 ]
 EVENTS = [
@@ -33,6 +38,7 @@ EVENTS = [
     frames.Admitted(1, 35, 4, 0.1),
     frames.Admitted(1, 35, 4, 0.1, 2),
     frames.Token(1, "é", 3),
+    frames.Token(1, "", 4, TokenLogprob(9, b"\xc3", -1.5, (Alternative(9, b"\xc3", -1.5),))),
     frames.Done(1, "", Usage(completion_tokens=3, finish_reason="stop_string")),
     frames.Embedded(3, Embedding(2, [0.5, -1e-9])),
     frames.Failed(2, "no"),
@@ -73,3 +79,8 @@ def test_a_request_too_long_for_a_frame_is_refused(monkeypatch):
 def test_what_is_no_message_is_refused(unpack):
     with pytest.raises(EngineError, match="invalid"):
         unpack(b"\x93\xa3abc")
+
+
+def test_a_token_without_logprobs_is_no_longer_than_a_byte_for_saying_so():
+    token = frames.Token(1, "x", 3)
+    assert len(frames.pack([token])) <= 4 + 1 + 1 + 6 + 1 + 2 + 1 + 1

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,6 +41,36 @@ def test_a_held_back_beginning_comes_out_at_the_end():
 
 def test_of_two_stop_strings_the_one_complete_first_wins():
     assert "".join(run([b"xabcd"], ("abcd", "bc"))[0]) == "xa"
+
+
+def test_a_stop_string_that_begins_within_a_false_start_of_it_is_found():
+    assert run([b"aa", b"a", b"b!"], ("aab",)) == (["", "a", "", ""], True)
+
+
+def test_what_may_begin_the_longest_of_many_is_held_back():
+    stops = ("\n\nUser:", "\n\nUser said", "<|im_end|>")
+    pieces, stopped = run([b"Hi.\n", b"\nUs", b"er", b" says <|im", b"_start|>"], stops)
+    assert pieces == ["Hi.", "", "", "\n\nUser says ", "<|im_start|>", ""]
+    assert not stopped
+
+
+def test_a_stop_string_whose_last_character_is_cut_waits_for_it():
+    whole = "yes é".encode()
+    assert run([whole[:-1], whole[-1:] + b" no"], ("é",)) == (["yes ", "", ""], True)
+
+
+def test_bytes_that_are_no_character_can_be_stopped_at():
+    assert run([b"a\xff", b"b"], ("\ufffdb",)) == (["a", "", ""], True)
+
+
+def test_the_longest_stop_strings_cost_little_where_every_token_may_begin_them():
+    stops = tuple("a" * 255 + chr(0x100 + n) for n in range(16))
+    stream = TextStream(stops)
+    began = time.perf_counter()
+    text = "".join(stream.feed(b"aaaa") for _ in range(2000)) + stream.flush()
+    assert text == "a" * 8000
+    # A millisecond a token would be felt by everybody.
+    assert time.perf_counter() - began < 2000 * 0.001
 
 
 def test_empty_stop_strings_stop_nothing():
