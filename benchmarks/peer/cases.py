@@ -212,22 +212,22 @@ _SHARED = Case(
     measure=shared,
     metrics=(Metric("first token, median", "ms", 0.2), Metric("total time", "s", 0.35)),
     load="",
-    peer="-np 10 -c 10240 -b 512",
+    peer="-np 10 -c 16384 -b 512",
     why="a slot for each; smaller batches let the first ones begin while the others wait",
 )
 
 CASES = (
-    _throughput(1, 0.98, 1.0, "-np 1 -c 8192", "one slot"),
-    _throughput(4, 1.0, 1.0, "-np 4 -c 8192 -b 128", _STREAMS),
-    _throughput(10, 1.03, 1.0, "-np 10 -c 8192 -b 128", _STREAMS),
-    _throughput(32, 1.08, 0.8, "-np 32 -c 8192 -b 128", _STREAMS),
+    _throughput(1, 0.98, 1.0, "-np 1 -c 16384", "one slot"),
+    _throughput(4, 1.0, 1.0, "-np 4 -c 16384 -b 128", _STREAMS),
+    _throughput(10, 1.03, 1.0, "-np 10 -c 16384 -b 128", _STREAMS),
+    _throughput(32, 1.08, 0.8, "-np 32 -c 16384 -b 128", _STREAMS),
     _SHARED,
     replace(
         _SHARED,
         key="shared-1",
         title=f"the same {SYSTEM_TOKENS}-token system prompt, llama-server with one slot",
         metrics=tuple(replace(metric, bar=None) for metric in _SHARED.metrics),
-        peer="-np 1 -c 8192",
+        peer="-np 1 -c 16384",
         why="told without a bar, for those are for sessions side by side: with one slot, one after "
         "the other, each finds the beginning that the one before has left",
     ),
@@ -237,7 +237,7 @@ CASES = (
         sessions=CONVERSATIONS,
         measure=second_turn,
         metrics=(Metric("first token, median", "ms", 1.0),),
-        load="n_ctx=16384",
+        load="",
         peer="-np 10 -c 16384",
         why="all ten fit, on both sides: with a slot for each nothing is computed twice",
     ),
@@ -261,7 +261,7 @@ CASES = (
         measure=memory,
         metrics=(Metric("resident (RSS)", "MB", 1.2), Metric("shared pages once (PSS)", "MB")),
         load="",
-        peer="-np 10 -c 8192 -b 128 -ub 128 --cache-ram 0",
+        peer="-np 10 -c 16384 -b 128 -ub 128 --cache-ram 0",
         why="as many cells as the bridge has, small buffers, no copies of idle slots",
     ),
 )
