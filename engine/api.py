@@ -17,8 +17,29 @@ FinishReason = Literal["stop", "length", "stop_string", "context", "cancelled", 
 context, `Answer` left before its end, or an `EngineError`."""
 
 
+MAX_MODELS = 4
+"""Models loaded at once, unless an engine is told otherwise."""
+
+WORKER_TIMEOUT = 300.0
+"""Seconds. The slowest step there is reason to wait for: 128 tokens of a prompt take 60 s where
+a model of 70 G parameters does two a second."""
+
+
 class EngineError(Exception):
     """Something an engine cannot do, in one sentence that a user will read."""
+
+
+def all_in_use(loaded: int, allowed: int) -> EngineError:
+    """The error of a load that no idle model can make room for."""
+    return EngineError(
+        f"busy: {loaded} models are loaded and in use, at most {allowed} can be: "
+        "FREE one, or wait for its answers"
+    )
+
+
+def unloaded_for(name: str) -> str:
+    """The note of a model that made room for another."""
+    return f"unloaded to make room for {name}; the next question loads it again"
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -97,7 +118,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     progress: of loading, 0 to 1. file_bytes, memory_bytes: the file's size, the resident
     memory of the worker process. n_ctx: tokens one conversation may hold. n_ctx_train:
     tokens the model was trained with. note: what an operator should know (a fallback, a
-    restart).
+    restart). restarts: how often its worker was started again after a death, since the load.
+    unused_s: seconds since an answer or a load of it last ended, 0 while there is one.
     """
 
     name: str = ""
@@ -115,6 +137,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     chat_template: bool = False
     engine: str = ""
     note: str | None = None
+    restarts: int = 0
+    unused_s: float = 0.0
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -180,6 +204,10 @@ class Engine(Protocol):
         one that is being loaded is waited for; other options or another path load anew in its
         place. ``progress`` is called with 0 to 1. Raises `EngineError` naming the cause.
         Cancelled while it waits, the load ends too, unless another waits for it.
+
+        Where there are as many models as allowed, or there is too little memory, those that are
+        idle are unloaded first, the one unused longest before the others: they go to state
+        ``none``, and the next question loads them again. With none idle that is an error.
         """
 
     async def free(self, name: str) -> None:
@@ -193,11 +221,13 @@ class Engine(Protocol):
 
         Entering never waits for the model; what is wrong with the request (no such model, a
         prompt longer than the context) is raised by the iteration as `EngineError`. A model
-        whose worker died is started again first.
+        that was unloaded for another is loaded again first, and one whose worker died is started
+        again, unless that has happened too often without an answer in between: then the error
+        says so, until it is loaded anew.
         """
 
     def status(self, name: str) -> ModelStatus | None:
         """What is known of the model now, without waiting; None if there is none of that name."""
 
     def models(self) -> list[ModelStatus]:
-        """Every model that is loaded, loading or failed."""
+        """Every model that is loaded, loading, failed, or unloaded for another."""

@@ -79,6 +79,11 @@ class Log(msgspec.Struct, frozen=True, array_like=True, tag="log"):
     text: str
 
 
+class Working(msgspec.Struct, frozen=True, array_like=True, tag="working"):
+    """A step is done that brought nothing else to tell: the worker is alive. While it has work
+    it sends something every step."""
+
+
 class Admitted(msgspec.Struct, frozen=True, array_like=True, tag="admitted"):
     """An answer left the queue and its prompt is being computed."""
 
@@ -112,7 +117,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     error: str
 
 
-Event = Progress | Ready | LoadFailed | Log | Admitted | Token | Done | Failed
+Event = Progress | Ready | LoadFailed | Log | Working | Admitted | Token | Done | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

@@ -9,14 +9,10 @@ import numpy as np
 
 from engine.api import EngineError, LoadOptions
 from engine.batch import Plan, Trim
-from engine.gguf import check_context
+from engine.gguf import DEFAULT_N_CTX, check_context
 from engine.llama.model import Model
 from engine.llama.native import C, reason
 from engine.llama.sampler import Sampler
-
-DEFAULT_N_CTX = 8192
-"""Tokens of context at most where `LoadOptions.n_ctx` is 0. The cache is allocated at once:
-8,192 tokens are 180 MiB for a model of 135 M parameters, 1 GiB for one of 8 G."""
 
 WARM_UP = 4
 """Tokens in the larger of the two warm-up decodes."""
