@@ -36,14 +36,34 @@ def failed(message: str, data: object = msgspec.UNSET) -> Reply:
     return Reply("error", message, data)
 
 
+class KnownModel(ModelStatus, frozen=True):
+    """What a file of `models/` says. sessions: how many use it."""
+
+    sessions: int = 0
+
+
+def known_model(status: ModelStatus, sessions: int) -> KnownModel:
+    """That, of a model."""
+    return KnownModel(**msgspec.structs.asdict(status), sessions=sessions)
+
+
+class Loading(msgspec.Struct, frozen=True):
+    """A load on its way. progress: 0 to 1."""
+
+    name: str
+    progress: float
+
+
 class SessionStatus(msgspec.Struct, frozen=True):
-    """``session`` in `Status`. state: idle, queued, prefill, generating or failed."""
+    """``session`` in `Status`. state: idle, queued, prefill, generating or failed. loading: what
+    its LOAD waits for."""
 
     id: int
     owner: str
     state: str
     error: str | None
     turns: int
+    loading: Loading | None = None
 
 
 class BridgeStatus(msgspec.Struct, frozen=True):
