@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
 from pathlib import Path
 
+import psutil
 import pytest
 import trio
 
@@ -265,3 +267,46 @@ async def test_two_models_answer_beside_each_other(llama, smol):
     assert heard["smol"].text == heard["other"].text == " 5, 6,"
     await llama.free("other")
     assert [model.name for model in llama.models()] == ["smol"]
+
+
+async def test_a_load_does_not_stall_the_answers_of_another_model(llama, smol):
+    """They share the processors while it loads, and nothing else."""
+    usual, beside = [], []
+    async with (
+        llama.generate("smol", chat("Tell a long story.", max_tokens=1500)) as answer,
+        trio.open_nursery() as nursery,
+    ):
+        gaps, last, loaded = usual, None, trio.Event()
+
+        async def load() -> None:
+            await llama.load("other", smol, LoadOptions(n_ctx=512))
+            loaded.set()
+
+        async for _ in answer:
+            now = trio.current_time()
+            gaps += [now - last] if last is not None else []
+            last = now
+            if len(usual) == 20 and gaps is usual:
+                gaps = beside
+                nursery.start_soon(load)
+            if loaded.is_set():
+                break
+    assert len(beside) >= 3
+    assert max(beside) < max(0.2, 10 * statistics.median(usual)), (max(beside), usual)
+
+
+async def test_free_returns_when_the_memory_is_back(smol):
+    def anonymous() -> int:
+        """Bytes that nobody else has: of this process and its workers."""
+        memory = [p.memory_info() for p in (psutil.Process(), *workers())]
+        return sum(each.rss - each.shared for each in memory)
+
+    async with LlamaEngine(repack=False) as engine:
+        before = anonymous()
+        status = await engine.load("smol", smol)
+        loaded = anonymous()
+        # 180 MiB are the cache; the file, which is mapped, is not among them.
+        assert loaded - before > 180 << 20
+        assert status.memory_bytes > status.file_bytes + (180 << 20)
+        await engine.free("smol")
+        assert anonymous() - before < 8 << 20
