@@ -163,7 +163,9 @@ def _kill_when_closed(life: int, pid: int) -> None:
     """Have the kernel kill that process when the other end of the pipe ``life`` is closed: when
     the bridge is dead, however it died. A worker ends by itself when its socket closes, but one
     that is stopped cannot. (PR_SET_PDEATHSIG tells of the death of a thread, and processes are
-    started from threads that end sooner.) Source: F_SETSIG in fcntl(2).
+    started from threads that end sooner. The SIGCONT for an orphaned process group, see
+    setpgid(2), does not come where a thread of it was still about to stop.) Source: F_SETSIG in
+    fcntl(2).
     """
     fcntl.fcntl(life, fcntl.F_SETOWN, pid)
     fcntl.fcntl(life, fcntl.F_SETSIG, signal.SIGKILL)

@@ -79,6 +79,7 @@ async def test_with_every_model_in_use_a_load_is_busy(autojump_clock):
     async with on_echo(":2", max_models=1) as bridge:
         client = Client(bridge, "new")
         await client.write("prompt", "one two three")
+        await client.open("output").read()
         with pytest.raises(Error, match="^busy: 1 models are loaded and in use, .*FREE one"):
             await Client(bridge, "new").write("ctl", "LOAD other")
         assert await client.read("output") == "one two three"

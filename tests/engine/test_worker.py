@@ -163,6 +163,8 @@ trio.run(main)
         try:
             if stopped:
                 signal.pidfd_send_signal(gone, signal.SIGSTOP)
+                while found[0].status() != psutil.STATUS_STOPPED:
+                    pass
             bridge.send_signal(signal.SIGKILL)
             assert select.select([gone], [], [], 10)[0], "the worker lives on"
         finally:
