@@ -11,16 +11,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVarTuple
 
 import trio
 
 from ctl import __version__
-from ctl.catalog import Catalog
+from ctl.catalog import FRESH, Catalog, Found
 from ctl.errors import client_error
-from ctl.replies import BridgeStatus, Status
+from ctl.replies import BridgeStatus, KnownModel, Status, known_model
 from ctl.session import Owner, Session, user_name
 from ctl.turn import Turn
 from engine.api import Engine, EngineError, LoadOptions, ModelStatus
@@ -53,6 +53,16 @@ class Options:
     max_buffered: int = 4 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model that is loaded, being loaded, or unloaded for another: what it takes to load it
+    again. real: the same for every spelling of the file's path."""
+
+    path: str
+    real: str
+    options: LoadOptions
+
+
 class Bridge:
     """Sessions and models, alive inside ``async with bridge.running():``, which belongs inside
     the engine's own block."""
@@ -75,8 +85,7 @@ class Bridge:
         """What serves the bridge's files, for the counts in `status`."""
         self.model_numbers: dict[str, int] = {}
         """A number for each model name ever listed, for the qid paths of `models/`."""
-        self._loads: dict[str, tuple[str, LoadOptions]] = {}
-        """Path and options of each model that is loaded or being loaded."""
+        self._loads: dict[str, Loaded] = {}
         self._sessions: dict[int, Session] = {}
         self._mains: dict[str, Session] = {}
         self._serial = 0
@@ -86,8 +95,11 @@ class Bridge:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """The time in which answers can be made. At its end those that run are cancelled."""
+        await self.catalog.look()
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._expire)
+            if not self.catalog.empty:
+                self._nursery.start_soon(self._watch_catalog)
             try:
                 yield
             finally:
@@ -113,44 +125,53 @@ class Bridge:
         options: LoadOptions | None = None,
         *,
         anywhere: bool,
-        expected: bool = False,
+        session: Session | None = None,
     ) -> str:
         """Load a model by name or path; its name. Raises `Error` or `EngineError`.
 
         options: None takes a model that is loaded as it is. anywhere: whether files outside the
-        catalog's directories may be loaded. expected: questions that come before it is loaded
-        wait for it.
+        catalog's directories may be loaded. session: whose status shows it. While there is no
+        default model, it is that at once, and questions that come before it is loaded wait.
         """
         if self.draining:
             raise Error("busy: the bridge is shutting down")
-        name, path = self._find(wanted, anywhere=anywhere)
+        name, found = await self._find(wanted, anywhere=anywhere)
         before = self._loads.get(name)
         if options is None:
-            options = before[1] if before is not None else LoadOptions()
-        if before not in (None, (path, options)) and self._answering(name):
+            options = before.options if before is not None else LoadOptions()
+        load = Loaded(found.path, found.real, options)
+        if before not in (None, load) and self._answering(name):
             raise Error(f"busy: answers run on {name} as it is; FREE it first")
-        self._loads[name] = (path, options)
-        if expected:
-            self.default_model = name
-        log.info("loading %s from %s", name, path)
+        self._loads[name] = load
+        self.default_model = self.default_model or name
+        log.info("loading %s from %s", name, load.path)
         try:
-            status = await self.engine.load(name, path, options)
+            with nullcontext() if session is None else session.showing_load(name):
+                status = await self.engine.load(name, load.path, options)
         except BaseException as error:
             log.warning("loading %s failed: %s", name, str(error) or "interrupted")
             self._restore(name, before)
             raise
+        if name not in self._loads:
+            # FREE came before the engine knew of it.
+            await self.engine.free(name)
+            raise EngineError(f"model {name} was freed")
         log.info("loaded %s", name)
         # One that only embeds must not take the place of one that answers: others ask that.
         if status.generates or self.default_model is None:
             self.default_model = name
         return name
 
-    def _find(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
-        """Name and path of what a LOAD names: a model that is loaded, or one of the catalog."""
+    async def _find(self, wanted: str, *, anywhere: bool) -> tuple[str, Loaded | Found]:
+        """Name and file of what a LOAD names: a model that is loaded, by its name or any
+        spelling of its path, or one of the catalog."""
         if wanted in self._loads:
-            return wanted, self._loads[wanted][0]
-        name, path = self.catalog.resolve(wanted, anywhere=anywhere)
-        return self._free_name(name, path), path
+            return wanted, self._loads[wanted]
+        found = await self.catalog.find(wanted, anywhere=anywhere)
+        for name, loaded in self._loads.items():
+            if loaded.real == found.real:
+                return name, loaded
+        return self._free_name(found.name), found
 
     def _answering(self, name: str) -> bool:
         return any(
@@ -158,27 +179,18 @@ class Bridge:
             for session in self._all_sessions()
         )
 
-    def _restore(self, name: str, before: tuple[str, LoadOptions] | None) -> None:
-        """A load was refused or interrupted: go back to what there was under its name."""
-        if before is None:
-            if self.engine.status(name) is None:
-                self._forget(name)
-            return
-        self._loads[name] = before
-        if self.engine.status(name) is None:
-            self.start(self._reload, name, *before)
-
-    async def _reload(self, name: str, path: str, options: LoadOptions) -> None:
-        try:
-            await self.engine.load(name, path, options)
-        except EngineError as error:
-            log.error("%s cannot be loaded again: %s", name, error)
+    def _restore(self, name: str, before: Loaded | None) -> None:
+        """A load was refused or interrupted: go back to what there was under its name, which
+        the next question loads again if it is unloaded by now."""
+        if before is not None:
+            self._loads[name] = before
+        elif self.engine.status(name) is None:
             self._forget(name)
 
-    def _free_name(self, name: str, path: str) -> str:
+    def _free_name(self, name: str) -> str:
         """The name, numbered where another file is loaded under it."""
         candidate, n = name, 1
-        while self._loads.get(candidate, (path, None))[0] != path:
+        while candidate in self._loads:
             n += 1
             candidate = f"{name}-{n}"
         return candidate
@@ -188,7 +200,8 @@ class Bridge:
         if name not in self._loads:
             raise Error(f"file not found: no model {name[:48]!r} is loaded")
         self._forget(name)
-        await self.engine.free(name)
+        if self.engine.status(name) is not None:
+            await self.engine.free(name)
         log.info("freed %s", name)
 
     def _forget(self, name: str) -> None:
@@ -211,18 +224,27 @@ class Bridge:
         status = self.engine.status(name) if name is not None else None
         return status or ModelStatus(engine=self.engine.kind)
 
-    def known_model(self, name: str) -> ModelStatus | None:
-        """A model that is loaded or can be."""
+    def known_model(self, name: str) -> KnownModel | None:
+        """A model that is loaded or can be, and how many sessions use it."""
         status = self.engine.status(name)
-        if status is None and (path := self.catalog.files().get(name)) is not None:
-            size = path.stat().st_size
-            status = ModelStatus(name, str(path), file_bytes=size, engine=self.engine.kind)
-        return status
+        if status is None and (entry := self.catalog.known.get(name)) is not None:
+            path = str(entry.path)
+            status = ModelStatus(name, path, file_bytes=entry.size, engine=self.engine.kind)
+        if status is None:
+            return None
+        users = sum(session.model_name() == name for session in self._all_sessions())
+        return known_model(status, users)
 
     def known_models(self) -> list[str]:
         """The names of all models that are loaded or can be."""
         loaded = [model.name for model in self.engine.models()]
-        return loaded + [name for name in self.catalog.files() if name not in loaded]
+        return loaded + [name for name in self.catalog.known if name not in loaded]
+
+    async def _watch_catalog(self) -> None:
+        """Keep `models/` as the directories are, so that nobody who reads it waits for a disk."""
+        while True:
+            await trio.sleep(FRESH)
+            await self.catalog.look()
 
     def check_ready(self, chosen: str | None) -> str:
         """The model a prompt would go to, or raise `Error`. One being loaded will do."""
@@ -246,8 +268,8 @@ class Bridge:
         """Wait for a model that is being loaded. Raises `EngineError` if that fails."""
         status = self.engine.status(name)
         if name in self._loads and (status is None or status.state == "loading"):
-            path, options = self._loads[name]
-            status = await self.engine.load(name, path, options)
+            load = self._loads[name]
+            status = await self.engine.load(name, load.path, load.options)
         return status or ModelStatus()
 
     # Sessions
@@ -377,7 +399,7 @@ class Bridge:
 
 def model_message(model: ModelStatus) -> str:
     """The message of STATUS."""
-    # A model whose worker died is one: it is started again by the next question.
-    if model.state in ("ready", "failed"):
+    # One whose worker died, or made room for another, is one: the next question starts it.
+    if model.path and model.state != "loading":
         return f"Model loaded: {model.path}"
     return "No model loaded"

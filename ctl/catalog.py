@@ -1,14 +1,20 @@
 """Which model files there are, and what a name or a path given to LOAD means.
 
-Reads directories, never a model.
+Reads directories, never a model. A directory may lie on a disk that is slow or away, so what
+touches it is called in a thread: `find` and `look` do that.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import stat
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import trio
 
 from fs9p import Error
 
@@ -22,7 +28,24 @@ MAX_PATH = 4095
 """Bytes of a path, as Linux has it (PATH_MAX)."""
 
 FRESH = 1.0
-"""Seconds for which a look at the directories holds: listing `models/` asks for every name."""
+"""Seconds for which a look at the directories holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file of the catalog, and its size in bytes."""
+
+    path: Path
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a LOAD names. real: the same for every spelling of the same file's path."""
+
+    name: str
+    path: str
+    real: str
 
 
 def default_model() -> Path | None:
@@ -45,29 +68,60 @@ class Catalog:
         self._folders = [Path(os.path.abspath(folder)) for folder in folders]
         self._real = [folder.resolve() for folder in folders]
         self._extra = extra or []
-        self._found: dict[str, Path] = {}
+        self.empty = not (folders or extra)
+        """Whether there is nothing to look at."""
+        self.known: dict[str, Entry] = {}
+        """Name and file of each model at the last look."""
         self._looked = -FRESH
+        self._one_at_a_time = trio.CapacityLimiter(1)
+        """A directory that does not answer must not take every thread there is."""
 
-    def files(self) -> dict[str, Path]:
+    async def look(self) -> None:
+        """Look at the directories: `known` is new then."""
+        await trio.to_thread.run_sync(
+            self.files, abandon_on_cancel=True, limiter=self._one_at_a_time
+        )
+
+    async def find(self, wanted: str, *, anywhere: bool) -> Found:
+        """What a LOAD names; see `resolve`."""
+        find = partial(self._found, wanted, anywhere=anywhere)
+        return await trio.to_thread.run_sync(
+            find, abandon_on_cancel=True, limiter=self._one_at_a_time
+        )
+
+    def _found(self, wanted: str, *, anywhere: bool) -> Found:
+        name, path = self.resolve(wanted, anywhere=anywhere)
+        return Found(name, path, os.path.realpath(path))
+
+    def files(self) -> dict[str, Entry]:
         """Name and file of each model, as the directories were `FRESH` seconds ago or later.
 
         The name is the file's without ``.gguf``; of two alike the first directory's counts.
         """
         if time.monotonic() - self._looked >= FRESH:
-            self._found = self._look()
+            self.known = self._look()
             self._looked = time.monotonic()
-        return self._found
+        return self.known
 
-    def _look(self) -> dict[str, Path]:
-        found: dict[str, Path] = {}
+    def _look(self) -> dict[str, Entry]:
+        found: dict[str, Entry] = {}
         for folder in self._folders:
             for path in sorted([*folder.glob("*.gguf"), *folder.glob("*/*.gguf")]):
-                # A link to nothing is no model, and a name that is not UTF-8 no 9P name.
-                if path.is_file() and path.stem.isprintable():
-                    found.setdefault(path.stem, path)
+                # A name that is not UTF-8 is no 9P name.
+                if path.stem.isprintable():
+                    self._add(found, path)
         for path in self._extra:
-            found.setdefault(path.stem, path)
+            self._add(found, path)
         return found
+
+    @staticmethod
+    def _add(found: dict[str, Entry], path: Path) -> None:
+        try:
+            info = path.stat()
+        except OSError:
+            return  # a link to nothing, or it has just gone
+        if stat.S_ISREG(info.st_mode):
+            found.setdefault(path.stem, Entry(path, info.st_size))
 
     def resolve(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
         """Name and path for what a LOAD names.
@@ -87,8 +141,8 @@ class Catalog:
 
     def _resolve(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
         known = self.files()
-        if wanted in known and (anywhere or self._contains(known[wanted])):
-            return wanted, str(known[wanted])
+        if wanted in known and (anywhere or self._contains(known[wanted].path)):
+            return wanted, str(known[wanted].path)
         path = self._inside(wanted)
         if path is not None and not anywhere and not self._contains(path):
             path = None
@@ -120,6 +174,17 @@ class Catalog:
 
 class AnyName(Catalog):
     """For an engine without files: every name and every path is a model."""
+
+    async def look(self) -> None:
+        """There is nothing to see."""
+
+    async def find(self, wanted: str, *, anywhere: bool) -> Found:
+        """As `Catalog.find`, without a thread: no disk is touched."""
+        return self._found(wanted, anywhere=anywhere)
+
+    def _found(self, wanted: str, *, anywhere: bool) -> Found:
+        name, path = self.resolve(wanted, anywhere=anywhere)
+        return Found(name, path, os.path.normpath(path))
 
     def _resolve(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
         """The path as it was given, and its last part as the name."""

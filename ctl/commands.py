@@ -106,7 +106,9 @@ def _load(session: Session, argument: str) -> Outcome:
 
     async def load() -> Reply:
         anywhere = session.owner.authenticated
-        session.model = await session.bridge.load(words[0], options, anywhere=anywhere)
+        session.model = await session.bridge.load(
+            words[0], options, anywhere=anywhere, session=session
+        )
         return done("Model loaded successfully")
 
     return load()

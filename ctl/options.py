@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ctl.bridge import Options
+from engine.api import MAX_MODELS, WORKER_TIMEOUT
 from fs9p import Limits
 
 N = TypeVar("N", int, float)
@@ -26,6 +27,15 @@ def add_options(serve: argparse.ArgumentParser) -> None:
         "--models", metavar="DIR", action="append", default=[], help="a directory of GGUF files"
     )
     what.add_argument("--engine", default="llama", metavar="llama|echo[:RATE]")
+    what.add_argument(
+        "--max-models", type=_positive, default=MAX_MODELS, metavar="N",
+        help="models loaded at once; one more unloads the one idle longest (default: %(default)s)",
+    )  # fmt: skip
+    what.add_argument(
+        "--worker-timeout", type=_seconds, default=WORKER_TIMEOUT, metavar="SECONDS",
+        help="a model's process that is silent for so long at work is killed, and started again "
+        "by the next question (default: %(default)g)",
+    )  # fmt: skip
     _bridge_limits(serve.add_argument_group("limits of the bridge"))
     _client_limits(serve.add_argument_group("limits of 9P clients"))
     log = serve.add_argument_group("log")

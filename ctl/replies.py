@@ -36,10 +36,28 @@ def failed(message: str, data: object = msgspec.UNSET) -> Reply:
     return Reply("error", message, data)
 
 
+class KnownModel(ModelStatus, frozen=True):
+    """What a file of `models/` says. sessions: how many use it."""
+
+    sessions: int = 0
+
+
+def known_model(status: ModelStatus, sessions: int) -> KnownModel:
+    """That, of a model."""
+    return KnownModel(**msgspec.structs.asdict(status), sessions=sessions)
+
+
+class Loading(msgspec.Struct, frozen=True):
+    """A load on its way. progress: 0 to 1."""
+
+    name: str
+    progress: float
+
+
 class SessionStatus(msgspec.Struct, frozen=True):
     """``session`` in `Status`. state: idle, queued, prefill, generating or failed. dropped:
     messages of `context` that the last question went without, the oldest behind the system
-    prompt."""
+    prompt. loading: what its LOAD waits for."""
 
     id: int
     owner: str
@@ -47,6 +65,7 @@ class SessionStatus(msgspec.Struct, frozen=True):
     error: str | None
     turns: int
     dropped: int = 0
+    loading: Loading | None = None
 
 
 class BridgeStatus(msgspec.Struct, frozen=True):

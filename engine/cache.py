@@ -130,11 +130,12 @@ class Cache:
         return len(self._saved[key]) <= free
 
     def common(self, found: Found) -> int:
-        """How many cells with what was found a new answer would share with a running one."""
-        if not self.shape.unified:
-            return 0
-        shared = any(h >= 0 and self.sequences[h].running for h in found.holders)
-        return found.n if shared else 0
+        """How many cells with what was found a new answer shares with a running one."""
+        return found.n if self._shares(found) else 0
+
+    def _shares(self, found: Found) -> bool:
+        holders = (self.sequences[holder] for holder in found.holders if holder >= 0)
+        return self.shape.unified and any(seq.running for seq in holders)
 
     def choose(self, found: Found, beside: set[int]) -> Seq | None:
         """The sequence for a new answer, of those that do not run.
@@ -154,7 +155,7 @@ class Cache:
 
     def _in_place(self, seq: Seq, found: Found) -> bool:
         """Whether the answer can go on in this sequence, and nobody loses much."""
-        if seq.id not in found.holders:
+        if seq.id not in found.holders or self._shares(found):
             return False
         return min(self._tree.own(seq.id), len(seq.tokens) - found.n) < WORTH_SAVING
 
@@ -171,7 +172,7 @@ class Cache:
 
     def _source(self, seq: Seq, found: Found) -> int | None:
         """Whom to take it from: itself, or whoever has least to copy beside it."""
-        if seq.id in found.holders:
+        if seq.id in found.holders and not self._shares(found):
             return seq.id
 
         def rank(holder: int) -> tuple[bool, bool, bool, int]:

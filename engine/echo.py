@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 import trio
 
 from engine.api import (
+    MAX_MODELS,
     Answer,
     AnswerState,
     Chat,
@@ -26,6 +27,8 @@ from engine.api import (
     Request,
     TokenLogprob,
     Usage,
+    all_in_use,
+    unloaded_for,
 )
 from engine.slide import fit
 from engine.text import TextStream
@@ -53,8 +56,9 @@ class EchoEngine:
 
     kind = "echo"
 
-    def __init__(self, rate: float | None = None) -> None:
+    def __init__(self, rate: float | None = None, *, max_models: int = MAX_MODELS) -> None:
         self._rate = rate
+        self._max_models = max_models
         self._models: dict[str, _Model] = {}
 
     async def __aenter__(self) -> EchoEngine:
@@ -71,15 +75,15 @@ class EchoEngine:
         options: LoadOptions = LoadOptions(),
         progress: Callable[[float], None] | None = None,
     ) -> ModelStatus:
-        """See `engine.api.Engine.load`. Never fails, and never waits."""
+        """See `engine.api.Engine.load`. Never waits, and fails only for want of room."""
         await trio.lowlevel.checkpoint()
         model = self._models.get(name)
         if model is None or (model.path, model.options) != (path, options):
-            self._forget(name, f"model {name} was loaded anew")
-            self._models[name] = _Model(name, path, options)
+            model = _Model(name, path, options)
+        self._take_in(model)
         if progress is not None:
             progress(1.0)
-        return self._models[name].status()
+        return model.status()
 
     async def free(self, name: str) -> None:
         """See `engine.api.Engine.free`."""
@@ -100,11 +104,39 @@ class EchoEngine:
     @asynccontextmanager
     async def generate(self, name: str, request: Request) -> AsyncIterator[Answer]:
         """See `engine.api.Engine.generate`."""
-        answer = _EchoAnswer(name, self._models.get(name), request, self._rate)
+        model = self._ready(name)
+        answer = _EchoAnswer(model, request, self._rate)
+        with nullcontext() if isinstance(model, EngineError) else model.in_use():
+            try:
+                yield answer
+            finally:
+                answer.leave()
+
+    def _ready(self, name: str) -> _Model | EngineError:
+        """The model, loaded again if it had to make room."""
+        model = self._models.get(name)
+        if model is None:
+            return EngineError(f"no model {name} is loaded")
         try:
-            yield answer
-        finally:
-            answer.leave()
+            self._take_in(model)
+        except EngineError as full:
+            return full
+        return model
+
+    def _take_in(self, model: _Model) -> None:
+        """Have the model loaded; raises `EngineError` if there is no room for it."""
+        if not model.loaded:
+            others = [m for m in self._models.values() if m.loaded and m.name != model.name]
+            idle = sorted((m for m in others if not m.answers), key=lambda model: model.used)
+            if len(others) >= self._max_models:
+                if not idle:
+                    raise all_in_use(len(others), self._max_models)
+                idle[0].loaded, idle[0].note = False, unloaded_for(model.name)
+            model.loaded, model.note = True, None
+        if self._models.get(model.name) is not model:
+            self._forget(model.name, f"model {model.name} was loaded anew")
+            self._models[model.name] = model
+        model.used = trio.current_time()
 
     async def embed(self, name: str, text: str) -> Embedding:
         """See `engine.api.Engine.embed`. The vector is made up: every word has a direction of
@@ -144,13 +176,27 @@ class _Model:
         self.n_ctx = options.n_ctx or N_CTX
         self.gone = trio.Event()
         self.farewell = ""
+        self.loaded = False
+        self.note: str | None = None
+        self.answers = 0
+        self.used = trio.current_time()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """The time of one answer."""
+        self.answers += 1
+        try:
+            yield
+        finally:
+            self.answers -= 1
+            self.used = trio.current_time()
 
     def status(self) -> ModelStatus:
         return ModelStatus(
             name=self.name,
             path=self.path,
-            state="ready",
-            progress=1.0,
+            state="ready" if self.loaded else "none",
+            progress=float(self.loaded),
             architecture="echo",
             n_ctx=self.n_ctx,
             n_ctx_train=self.n_ctx,
@@ -158,14 +204,15 @@ class _Model:
             engine=EchoEngine.kind,
             generates=True,
             embeds=True,
+            note=self.note,
+            unused_s=0.0 if self.answers else round(trio.current_time() - self.used, 3),
         )
 
 
 class _EchoAnswer:
-    def __init__(
-        self, name: str, model: _Model | None, request: Request, rate: float | None
-    ) -> None:
-        self._name = name
+    """model: or why there can be no answer."""
+
+    def __init__(self, model: _Model | EngineError, request: Request, rate: float | None) -> None:
         self._model = model
         self._request = request
         self._rate = rate
@@ -205,8 +252,8 @@ class _EchoAnswer:
 
     async def _step(self) -> str:
         """One token further; returns the text that is certain now, maybe none."""
-        if self._model is None:
-            raise EngineError(f"no model {self._name} is loaded")
+        if isinstance(self._model, EngineError):
+            raise self._model
         if self.state == "queued":
             self._begin(self._model.n_ctx)
         if self._count == len(self._words):

@@ -89,6 +89,11 @@ class Log(msgspec.Struct, frozen=True, array_like=True, tag="log"):
     text: str
 
 
+class Working(msgspec.Struct, frozen=True, array_like=True, tag="working"):
+    """A step is done that brought nothing else to tell: the worker is alive. While it has work
+    it sends something every step."""
+
+
 class Admitted(msgspec.Struct, frozen=True, array_like=True, tag="admitted"):
     """An answer left the queue and its prompt is being computed. ``dropped``: messages of its
     conversation that were left out."""
@@ -134,7 +139,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     error: str
 
 
-Event = Progress | Ready | LoadFailed | Log | Admitted | Token | Done | Embedded | Failed
+Event = Progress | Ready | LoadFailed | Log | Working | Admitted | Token | Done | Embedded | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

@@ -5,27 +5,46 @@ Of the file only the header is read: what is inside is llama.cpp's business.
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import stat
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+from engine import memory, metadata
+from engine.api import KV_TYPES, EngineError, LoadOptions, cache_size
 
-from engine.api import EngineError
+_ON_CPU = re.compile(r"libggml(-base|-cpu.*|-blas|-rpc)?")
+"""The libraries of ggml that use no GPU; each backend is one of its own."""
 
 _HEADER = struct.Struct("<4sI")
 _VERSIONS = (2, 3)
 """What gguf.cpp reads. Version 1 was in use for a week in August 2023."""
 
 
-def check_file(path: str, spare: int = 0) -> int:
-    """The size of the GGUF file at ``path`` in bytes.
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a model will take of the machine's memory, in bytes. cache: of the KV cache of
+    ``n_cells`` tokens; 0 where the file does not say, or it may be on a GPU."""
 
-    ``spare``: bytes of memory that will be free before it is loaded, beside what is available
-    now. Raises `EngineError`, one sentence with the cause and the path, if it is no GGUF file,
-    cannot be read or cannot fit. Touches the disk: call it in a thread.
+    file: int
+    n_cells: int = 0
+    cache: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.file + self.cache
+
+
+def examine(path: str, options: LoadOptions) -> Need:
+    """What the GGUF file at ``path`` will take when it is loaded with these options.
+
+    Raises `EngineError`, one sentence with the cause and the path, if it is no GGUF file or
+    cannot be read. Touches the disk: call it in a thread.
     """
     try:
         info = os.stat(path)
@@ -35,13 +54,30 @@ def check_file(path: str, spare: int = 0) -> int:
             # Opening a pipe or a device may wait for ever.
             raise EngineError(f"not a regular file: {path}")
         with Path(path).open("rb") as file:
-            header = file.read(_HEADER.size)
+            _check_header(file.read(_HEADER.size), path)
+            sizes = metadata.sizes(file)
     except FileNotFoundError:
         raise EngineError(f"no such file: {path}") from None
     except PermissionError:
         raise EngineError(f"permission denied: {path}") from None
     except (OSError, ValueError) as error:
         raise EngineError(f"i/o error: {error}") from error
+    _, n_cells = cache_size(options, metadata.number(sizes, "context_length"))
+    on_gpu = options.n_gpu_layers != 0 and _offloads()
+    cell_bytes = metadata.cell_elements(sizes) * KV_TYPES[options.kv_type] / 8
+    cache = 0 if on_gpu else int(max(n_cells, 0) * cell_bytes)
+    return Need(info.st_size, n_cells, cache)
+
+
+def _offloads() -> bool:
+    """Whether llama.cpp was built for a GPU. Without importing it, which a worker does."""
+    package = importlib.util.find_spec("llama_cpp")
+    folders = (package.submodule_search_locations or []) if package else []
+    libraries = [path for folder in folders for path in Path(folder, "lib").glob("libggml*.so")]
+    return not all(_ON_CPU.fullmatch(path.stem) for path in libraries)
+
+
+def _check_header(header: bytes, path: str) -> None:
     if not header:
         raise EngineError(f"an empty file, not a GGUF file: {path}")
     if header[:4] != b"GGUF":
@@ -51,13 +87,20 @@ def check_file(path: str, spare: int = 0) -> int:
     version = _HEADER.unpack(header)[1]
     if version not in _VERSIONS:
         raise EngineError(f"GGUF version {version} is not supported (2 and 3 are): {path}")
-    available = psutil.virtual_memory().available + spare
-    if info.st_size > available:
+
+
+def check_fits(path: str, need: Need, available: int) -> None:
+    """Raises `EngineError` with both numbers if that takes more than ``available`` bytes."""
+    if need.file > available:
         raise EngineError(
-            f"model too large: it takes {info.st_size} bytes, "
+            f"model too large: it takes {need.file} bytes, "
             f"{available} bytes of memory are available: {path}"
         )
-    return info.st_size
+    if need.total > available:
+        raise EngineError(
+            f"context too large: {need.n_cells} cells take {need.cache} bytes beside the model's "
+            f"{need.file}, {available} are available; give a smaller n_ctx or n_cells"
+        )
 
 
 def check_context(n_ctx: int, n_cells: int, cell_bytes: int) -> None:
@@ -66,7 +109,7 @@ def check_context(n_ctx: int, n_cells: int, cell_bytes: int) -> None:
 
     llama.cpp writes to all of the cache at once: what does not fit gets somebody killed.
     """
-    available = psutil.virtual_memory().available
+    available = memory.available()
     for name, value in (("n_ctx", n_ctx), ("n_cells", n_cells)):
         if not 0 < value < 1 << 31:
             raise EngineError(f"invalid {name} {value}: it is 1 to {(1 << 31) - 1} tokens")

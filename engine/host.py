@@ -1,5 +1,5 @@
 """The llama engine: models by name, each in a worker process that is started, watched,
-restarted and ended here.
+restarted and ended here, and how many of them there is room for.
 
 One task a running worker, in a nursery the engine owns, reads its events and hands them to
 the answers. When the worker ends, however that comes about, the task ends what depended on
@@ -16,10 +16,21 @@ from functools import partial
 
 import trio
 
-from engine import frames
+from engine import frames, memory
 from engine.answer import WorkerAnswer, WorkerVector
-from engine.api import Answer, Embedding, EngineError, LoadOptions, ModelStatus, Request
-from engine.gguf import check_file
+from engine.api import (
+    MAX_MODELS,
+    WORKER_TIMEOUT,
+    Answer,
+    Embedding,
+    EngineError,
+    LoadOptions,
+    ModelStatus,
+    Request,
+    all_in_use,
+    unloaded_for,
+)
+from engine.gguf import Need, check_fits, examine
 from engine.model import Model, Wanted
 from engine.process import WORKER, WorkerProcess, cause_of_death, crashed
 
@@ -36,16 +47,29 @@ class LlamaEngine:
 
     repack: let llama.cpp lay out weights anew for this CPU (its ``use_extra_bufts``). Where
     that crashes, it is off from then on for as long as the engine lives, and the status of
-    every model says so. command: what starts a worker; for tests.
+    every model says so. max_models: workers at once. worker_timeout: seconds for which a worker
+    may be silent while it has work, which includes a load that gets nowhere; then it is killed.
+    command: what starts a worker; for tests.
     """
 
     kind = "llama"
 
-    def __init__(self, *, repack: bool = True, command: Sequence[str] = WORKER) -> None:
+    def __init__(
+        self,
+        *,
+        repack: bool = True,
+        max_models: int = MAX_MODELS,
+        worker_timeout: float = WORKER_TIMEOUT,
+        command: Sequence[str] = WORKER,
+    ) -> None:
         self._repack = repack
+        self._max_models = max_models
+        self._patience = worker_timeout
         self._note: str | None = None
         self._command = command
         self._models: dict[str, Model] = {}
+        self._door = trio.Lock()
+        """Held by whoever looks for room: what he finds must not be taken by another."""
         self._ids = itertools.count(1)
         self._exit = AsyncExitStack()
         self._nursery: trio.Nursery | None = None
@@ -72,28 +96,31 @@ class LlamaEngine:
     ) -> ModelStatus:
         """See `engine.api.Engine.load`.
 
-        A load that fails leaves nothing behind under its name, except that a file which is
-        refused at the door does not touch the model that has the name.
+        A load that is refused at the door does not touch the model that has the name. One that
+        fails later leaves that model unloaded, and the next question loads it again.
         """
         if self._nursery is None:
             raise EngineError("the engine is not running")
         if self._usable(name, path, options) is None:
-            old = self._models.get(name)
-            spare = 0 if old is None else old.resident_bytes() or 0
-            file_bytes = await _in_thread(partial(check_file, path, spare))
-            # Others may have come while the disk was read, and while an old worker ended.
-            while self._usable(name, path, options) is None:
-                if name in self._models:
-                    await self._retire(self._models[name], f"model {name} was loaded anew")
-                else:
-                    self._models[name] = Model(name, path, options, file_bytes)
-                    self._start(self._models[name])
+            need = await _in_thread(partial(examine, path, options))
+            async with self._door:
+                # Another may have come before.
+                if self._usable(name, path, options) is None:
+                    await self._make_room(name, path, need)
+                    model = Model(name, path, options, need, self._patience)
+                    if (old := self._models.get(name)) is not None:
+                        if old.served:
+                            model.before = old.at_rest("unloaded for a load that failed")
+                        await self._retire(old, f"model {name} was loaded anew")
+                    self._models[name] = model
+                    self._start(model)
         model = self._models[name]
         try:
             await model.wait_until_loaded(progress)
         finally:
-            if model.state == "loading" and not model.wanted:
-                await self._retire(model, f"the load of model {name} was cancelled")
+            # One that served before will be wanted again.
+            if model.state == "loading" and not model.wanted and not model.served:
+                await self._retire(model, f"the load of model {name} was cancelled", model.before)
         if model.state != "ready":
             raise EngineError(model.error or f"model {name} was not loaded")
         return self._status(model)
@@ -142,15 +169,18 @@ class LlamaEngine:
         return [self._status(model) for model in self._models.values()]
 
     def _ask(self, model: Model, answer: Wanted, request: Request | str) -> None:
+        if model.given_up:
+            answer.fail(model.error or "")
+            return
         model.ask(answer, request)
-        if model.state == "failed":
-            logger.warning("starting the worker of %s again", model.name)
+        if not model.takes_room:
+            logger.info("starting the worker of %s again", model.name)
             self._start(model)
 
     def _usable(self, name: str, path: str, options: LoadOptions) -> Model | None:
         """The model a load asks for, if it is there or on its way."""
         model = self._models.get(name)
-        if model is None or model.state == "failed":
+        if model is None or not model.takes_room:
             return None
         return model if (model.path, model.options) == (path, options) else None
 
@@ -162,19 +192,56 @@ class LlamaEngine:
         model.begin()
         self._nursery.start_soon(self._run, model, name=f"worker of {model.name}")
 
-    def _remove(self, model: Model) -> None:
+    async def _make_room(self, name: str, path: str, need: Need) -> None:
+        """Unload idle models until there is room for this one, whose name's old worker will be
+        gone by then. Raises `EngineError` if there cannot be, and then unloads none.
+
+        The door is to be held.
+        """
+        while True:
+            others = [m for m in self._models.values() if m.takes_room and m.name != name]
+            idle = sorted((m for m in others if m.idle), key=lambda model: model.used)
+            available = self._available(name)
+            possible = available + sum(model.resident().total for model in idle)
+            check_fits(path, need, possible)
+            if len(others) < self._max_models and need.total <= available:
+                return
+            if not idle:
+                raise all_in_use(len(others), self._max_models)
+            logger.info("unloading %s to make room for %s", idle[0].name, name)
+            rest = idle[0].at_rest(unloaded_for(name))
+            await self._retire(idle[0], f"model {idle[0].name} was unloaded", rest)
+
+    def _available(self, name: str) -> int:
+        """Bytes of memory there are for a model of this name, its own old worker gone."""
+        available = memory.available()
+        for model in self._models.values():
+            resident = model.resident()
+            if model.name == name:
+                available += resident.total - resident.shared
+                continue
+            # A mapped file counts as available: to take its pages would stop that model.
+            available -= resident.shared
+            if model.state == "loading":
+                available -= max(model.need.total - resident.total, 0)
+        return available
+
+    def _replace(self, model: Model, rest: Model | None) -> None:
         if self._models.get(model.name) is model:
             del self._models[model.name]
+            if rest is not None:
+                self._models[rest.name] = rest
 
-    def _dismiss(self, model: Model, why: str) -> None:
-        """Take a model out of service: its answers end now, its worker soon."""
-        self._remove(model)
+    def _dismiss(self, model: Model, why: str, rest: Model | None = None) -> None:
+        """Take a model out of service: its answers end now, its worker soon. rest: what has its
+        name from now on."""
+        self._replace(model, rest)
         model.fail(why)
         model.scope.cancel()
 
-    async def _retire(self, model: Model, why: str) -> None:
-        """Take a model out of service, and wait until its memory is back."""
-        self._dismiss(model, why)
+    async def _retire(self, model: Model, why: str, rest: Model | None = None) -> None:
+        """`_dismiss` a model, and wait until its memory is back."""
+        self._dismiss(model, why, rest)
         with trio.CancelScope(shield=True):
             await model.ended.wait()
 
@@ -182,22 +249,30 @@ class LlamaEngine:
         """One worker's life, or two where the first one crashes at its first decode."""
         try:
             with model.scope:
+                try:
+                    await self._readmit(model)
+                except EngineError as refused:
+                    model.fail(str(refused))
+                    return
                 error = await self._serve(model)
                 logger.warning("%s", error)
                 if not model.served:
-                    self._remove(model)
-                model.fail(error)
+                    self._replace(model, model.before)
+                model.die(error)
         finally:
             model.ended.set()
 
+    async def _readmit(self, model: Model) -> None:
+        """Before a restart: the file may have changed since it was loaded, and others may have
+        taken the room. Raises `EngineError`."""
+        if model.served:
+            need = await _in_thread(partial(examine, model.path, model.options))
+            async with self._door:
+                await self._make_room(model.name, model.path, need)
+                model.admit(need)
+
     async def _serve(self, model: Model) -> str:
         """Run workers for a model; returns why the last of them ended."""
-        if model.served:
-            # A restart: the file may have changed since it was loaded.
-            try:
-                await _in_thread(partial(check_file, model.path))
-            except EngineError as refused:
-                return str(refused)
         repack = self._repack
         error, fault = await self._run_worker(model, repack)
         if fault and repack and model.state == "loading":
@@ -219,11 +294,11 @@ class LlamaEngine:
         error = None
         try:
             worker.post(frames.Load(model.path, model.options, repack))
-            while events := await worker.receive():
+            while events := await self._hear(model, worker):
                 for event in events:
                     model.take(event)
-        except EngineError as unreadable:
-            error = f"worker of {model.name}: {unreadable}"
+        except EngineError as fault:
+            error = f"worker of {model.name}: {fault}"
         finally:
             model.worker = None
             with trio.CancelScope(shield=True):
@@ -234,7 +309,22 @@ class LlamaEngine:
         how = cause_of_death(returncode)
         return f"worker of {model.name} {how}{while_loading}", crashed(returncode)
 
+    async def _hear(self, model: Model, worker: WorkerProcess) -> list[frames.Event]:
+        """The next events. A worker that is silent for too long is killed: `EngineError`."""
+        while True:
+            loading = model.state == "loading"
+            before = worker.resident().total if loading else 0
+            with model.next_silence():
+                return await worker.receive()
+            # llama.cpp tells of no progress while the kernel reads a file that it maps.
+            if not loading or worker.resident().total <= before:
+                worker.kill()
+                raise EngineError(
+                    f"it sent nothing for {self._patience:g} s with work to do, and was killed "
+                    "(--worker-timeout)"
+                )
 
-async def _in_thread(check: Callable[[], int]) -> int:
+
+async def _in_thread(check: Callable[[], Need]) -> Need:
     """Run what touches a disk that may be slow or away."""
     return await trio.to_thread.run_sync(check, abandon_on_cancel=True)

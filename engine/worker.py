@@ -226,6 +226,8 @@ class Loop:
             plan = self._scheduler.plan()
             if plan is not None:
                 self._step(plan)
+                # A step of a long prompt brings nothing, and silence is how a hang shows.
+                self._events = self._events or [frames.Working()]
             self._tell()
 
     def _tell(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.api import EngineError, LoadOptions
+from engine.api import KV_TYPES, EngineError, LoadOptions, cache_size
 from engine.cache import streams
 from engine.gguf import check_context
 from engine.llama.model import Model
@@ -17,10 +17,6 @@ from engine.llama.native import C, reason
 from engine.llama.sampler import Sampler
 from engine.llama.state import State, is_plain
 from engine.plan import Copy, Drop, Operation, Plan, Reshape, Restore, Save, Shape, Tile, Trim
-
-DEFAULT_N_CTX = 8192
-"""Tokens of a conversation at most where `LoadOptions.n_ctx` is 0. Twice as many cells are taken
-at once: 360 MiB for a model of 135 M parameters, 2 GiB for one of 8 G."""
 
 CHUNK = 64
 """Tokens of a prompt in a decode while answers run: a tile of the CPU's attention (Q_TILE_SZ in
@@ -45,9 +41,6 @@ _TYPES = {
     "q4_1": C.GGML_TYPE_Q4_1,
     "q4_0": C.GGML_TYPE_Q4_0,
 }
-_BITS = {"f32": 32, "f16": 16, "q8_0": 8.5, "q5_1": 6, "q5_0": 5.5, "q4_1": 5, "q4_0": 4.5}
-"""Of an element, with its share of the block's scales (ggml-common.h)."""
-
 _FLASH = {
     "auto": C.LLAMA_FLASH_ATTN_TYPE_AUTO,
     "on": C.LLAMA_FLASH_ATTN_TYPE_ENABLED,
@@ -65,13 +58,13 @@ class Context:
     def __init__(self, model: Model, options: LoadOptions) -> None:
         self._model = model
         self._options = options
-        self.n_ctx = options.n_ctx or min(model.n_ctx_train, DEFAULT_N_CTX)
+        self.n_ctx, n_cells = cache_size(options, model.n_ctx_train)
         self.n_seq = min(max(options.n_seq, 1), C.llama_max_parallel_sequences())
         # Every running answer has a token in a step, and a prompt at least one beside them.
         self.n_batch = max(options.n_batch, self.n_seq + 1, WARM_UP)
         # llama.cpp makes a batch no larger than the context.
-        self.n_cells = max(options.n_cells or 2 * self.n_ctx, self.n_ctx, self.n_batch)
-        cell_bytes = int(model.cell_elements() * _BITS[options.kv_type] / 8)
+        self.n_cells = max(n_cells, self.n_batch)
+        cell_bytes = int(model.cell_elements() * KV_TYPES[options.kv_type] / 8)
         if not model.on_gpu:
             check_context(self.n_ctx, self.n_cells, cell_bytes)
         self.chunk = self.n_batch if model.on_gpu else CHUNK

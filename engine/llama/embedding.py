@@ -11,9 +11,9 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.api import Embedding, EngineError, LoadOptions
+from engine.api import DEFAULT_N_CTX, Embedding, EngineError, LoadOptions
 from engine.gguf import check_context
-from engine.llama.context import DEFAULT_N_CTX, WARM_UP
+from engine.llama.context import WARM_UP
 from engine.llama.model import Model
 from engine.llama.native import C, reason
 

@@ -207,16 +207,16 @@ async def test_reset_forgets_the_conversation_and_keeps_the_settings(client):
     assert "seed 3" in await client.read("params")
 
 
-async def test_status_is_json_with_its_keys_in_order(client):
+async def test_status_is_json_with_its_keys_in_order(client, mock_clock):
     await client.ask("hello")
     text = await client.read("status")
     assert text.startswith(
         '{"status":"ok","message":"Model loaded: echo","session":{"id":0,"owner":"54321",'
-        '"state":"idle","error":null,"turns":1,"dropped":0},"model":{"name":"echo","path":"echo",'
+        '"state":"idle","error":null,"turns":1,"dropped":0,"loading":null},"model":{"name":"echo","path":"echo",'
         '"state":"ready","progress":1.0,"error":null,"architecture":"echo","parameters":null,'
         '"quantization":null,"file_bytes":null,"memory_bytes":null,"n_ctx":8192,'
         '"n_ctx_train":8192,"chat_template":true,"engine":"echo","note":null,'
-        '"generates":true,"embeds":true},"bridge":{"version":'
+        '"generates":true,"embeds":true,"restarts":0,"unused_s":0.0},"bridge":{"version":'
     )
     assert list(json.loads(text)["bridge"]) == [
         "version",

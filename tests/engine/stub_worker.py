@@ -8,6 +8,9 @@ crash         dies of SIGSEGV while loading
 deaf          loads, and never answers nor heeds the end of its pipe
 garbage       sends what is no frame
 die-once      the first worker of a file dies of SIGKILL in the middle of its first answer
+fragile       dies of SIGKILL when it is asked "die"
+crash-again   the first worker of a file is fragile, later ones die of SIGSEGV while loading
+long-steps    never ends the answer to "long"; does a step of it when it is asked "step"
 """
 
 from __future__ import annotations
@@ -47,6 +50,10 @@ def main() -> None:
             os.kill(os.getpid(), signal.SIGSEGV)
         case "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
+        case "crash-again" if path.with_suffix(".loaded").exists():
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "crash-again":
+            path.with_suffix(".loaded").touch()
         case "garbage":
             sock.sendall(b"\xff\xff\xff\xff what is this")
     if path.stem != "slow-load":
@@ -56,6 +63,12 @@ def main() -> None:
     for command in commands:
         if isinstance(command, frames.Generate):
             text = command.request.prompt.text
+            if path.stem in ("fragile", "crash-again") and text == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if path.stem == "long-steps" and text in ("long", "step"):
+                step = frames.Working()
+                send(frames.Admitted(command.id, 4, 0, 0.0) if text == "long" else step)
+                continue
             send(frames.Admitted(command.id, len(text), 0, 0.0))
             for count, character in enumerate(text, 1):
                 send(frames.Token(command.id, character, count))

@@ -6,15 +6,15 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from engine import EngineError
-from engine.gguf import check_context, check_file
+from engine import EngineError, LoadOptions
+from engine.gguf import Need, check_context, check_fits, examine
 
 HEADER = b"GGUF\x03\x00\x00\x00"
 
 
 def refusal(path) -> str:
     with pytest.raises(EngineError) as refused:
-        check_file(str(path))
+        examine(str(path), LoadOptions())
     return str(refused.value)
 
 
@@ -29,7 +29,7 @@ def file(tmp_path):
 
 
 def test_a_gguf_file_is_measured(file):
-    assert check_file(str(file(HEADER + bytes(92)))) == 100
+    assert examine(str(file(HEADER + bytes(92))), LoadOptions()).file == 100
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -75,17 +75,23 @@ def test_an_unreadable_file_is_named(file, monkeypatch):
     assert refusal(path) == f"permission denied: {path}"
 
 
-def test_a_model_larger_than_memory_is_refused_with_both_numbers(file, monkeypatch):
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=99))
-    path = file(HEADER + bytes(92))
-    assert refusal(path) == (
-        f"model too large: it takes 100 bytes, 99 bytes of memory are available: {path}"
+def test_a_model_larger_than_memory_is_refused_with_both_numbers():
+    check_fits("m.gguf", Need(file=100), 100)
+    with pytest.raises(EngineError) as refused:
+        check_fits("m.gguf", Need(file=100), 99)
+    assert str(refused.value) == (
+        "model too large: it takes 100 bytes, 99 bytes of memory are available: m.gguf"
     )
 
 
-def test_memory_that_will_be_freed_counts_as_available(file, monkeypatch):
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=99))
-    assert check_file(str(file(HEADER + bytes(92))), spare=1) == 100
+def test_a_cache_that_does_not_fit_beside_the_model_is_refused_with_the_numbers():
+    check_fits("m.gguf", Need(file=100, n_cells=10, cache=50), 150)
+    with pytest.raises(EngineError) as refused:
+        check_fits("m.gguf", Need(file=100, n_cells=10, cache=50), 149)
+    assert str(refused.value) == (
+        "context too large: 10 cells take 50 bytes beside the model's 100, 149 are available; "
+        "give a smaller n_ctx or n_cells"
+    )
 
 
 def test_a_context_larger_than_memory_is_refused_with_both_numbers(monkeypatch):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
 from pathlib import Path
 
+import psutil
 import pytest
 import trio
 
@@ -116,7 +118,7 @@ async def test_several_prompts_share_a_context_smaller_than_a_step(smol):
 
 async def test_a_context_that_cannot_be_had_fails_the_load(llama, smol):
     with pytest.raises(
-        EngineError, match="context too large: n_ctx 1000000000 with n_cells 2000000000"
+        EngineError, match="context too large: 2000000000 cells take"
     ):
         await llama.load("huge", smol, LoadOptions(n_ctx=1_000_000_000))
 
@@ -303,3 +305,46 @@ async def test_a_conversation_that_slides_is_answered_without_its_oldest_turns(s
         _, dropped_again, next_usage = await ask(system, *turns[dropped:], *more)
         assert dropped_again == 0
         assert next_usage.cached_tokens >= usage.prompt_tokens - 5
+
+
+async def test_a_load_does_not_stall_the_answers_of_another_model(llama, smol):
+    """They share the processors while it loads, and nothing else."""
+    usual, beside = [], []
+    async with (
+        llama.generate("smol", chat("Tell a long story.", max_tokens=1500)) as answer,
+        trio.open_nursery() as nursery,
+    ):
+        gaps, last, loaded = usual, None, trio.Event()
+
+        async def load() -> None:
+            await llama.load("other", smol, LoadOptions(n_ctx=512))
+            loaded.set()
+
+        async for _ in answer:
+            now = trio.current_time()
+            gaps += [now - last] if last is not None else []
+            last = now
+            if len(usual) == 20 and gaps is usual:
+                gaps = beside
+                nursery.start_soon(load)
+            if loaded.is_set():
+                break
+    assert len(beside) >= 3
+    assert max(beside) < max(0.2, 10 * statistics.median(usual)), (max(beside), usual)
+
+
+async def test_free_returns_when_the_memory_is_back(smol):
+    def anonymous() -> int:
+        """Bytes that nobody else has: of this process and its workers."""
+        memory = [p.memory_info() for p in (psutil.Process(), *workers())]
+        return sum(each.rss - each.shared for each in memory)
+
+    async with LlamaEngine(repack=False) as engine:
+        before = anonymous()
+        status = await engine.load("smol", smol)
+        loaded = anonymous()
+        # 180 MiB are the cache; the file, which is mapped, is not among them.
+        assert loaded - before > 180 << 20
+        assert status.memory_bytes > status.file_bytes + (180 << 20)
+        await engine.free("smol")
+        assert anonymous() - before < 8 << 20

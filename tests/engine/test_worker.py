@@ -114,21 +114,57 @@ def test_tokens_of_one_step_come_in_one_frame(smol):
         assert together > 5
 
 
-def test_a_bridge_that_is_killed_leaves_no_worker(smol):
-    script = (
-        "import trio; from engine import create\n"
-        "async def main():\n"
-        "    async with create('llama') as engine:\n"
-        f"        await engine.load('m', {smol!r})\n"
-        "        print('loaded', flush=True)\n"
-        "        await trio.sleep_forever()\n"
-        "trio.run(main)"
-    )
+def test_a_step_that_brings_no_token_is_told_too(smol):
+    with worker() as (peer, _, _):
+        peer.send(load(smol, n_ctx=2048))
+        peer.expect(frames.Ready)
+        peer.send(frames.Generate(1, chat("word " * 1000, max_tokens=1), 0.0))
+        peer.expect(frames.Admitted)
+        for _ in range(5):
+            assert isinstance(peer.expect(frames.Working | frames.Done), frames.Working)
+
+
+# What a bridge is at when it is killed.
+LOADING = "trio.lowlevel.spawn_system_task(load)"
+LOADED = "await load()"
+
+ANSWERING = """await load()
+        answer = await stack.enter_async_context(engine.generate('m', request))
+        await anext(aiter(answer))"""
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
+@pytest.mark.parametrize("busy", [LOADING, LOADED, ANSWERING], ids=["load", "idle", "answer"])
+def test_a_bridge_that_is_killed_leaves_no_worker(smol, busy, stopped):
+    script = f"""
+import trio
+from contextlib import AsyncExitStack
+from engine import create, Raw, Request, Sampling
+
+async def main():
+    async def load():
+        await engine.load('m', {smol!r})
+
+    request = Request(Raw('1, 2, 3,'), Sampling(max_tokens=8000))
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(create('llama'))
+        {busy}
+        print('there', flush=True)
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as bridge:
-        assert bridge.stdout.readline() == b"loaded\n"
-        (worker,) = psutil.Process(bridge.pid).children()
-        gone = os.pidfd_open(worker.pid)
+        assert bridge.stdout.readline() == b"there\n"
+        # With its thread a worker has begun, and the bridge knows of it.
+        while not (found := psutil.Process(bridge.pid).children()) or found[0].num_threads() < 2:
+            pass
+        gone = os.pidfd_open(found[0].pid)
         try:
+            if stopped:
+                signal.pidfd_send_signal(gone, signal.SIGSTOP)
+                while found[0].status() != psutil.STATUS_STOPPED:
+                    pass
             bridge.send_signal(signal.SIGKILL)
             assert select.select([gone], [], [], 10)[0], "the worker lives on"
         finally:

@@ -103,7 +103,7 @@ async def _server(engine_name):
         bridge = Bridge(inference, AnyName([]))
         async with bridge.running():
             bridge.owner = RECORDED_BY
-            await bridge.load("echo", anywhere=True, expected=True)
+            await bridge.load("echo", anywhere=True)
             bridge.server = Server(Llambo(bridge))
             yield bridge.server
 
