@@ -383,10 +383,9 @@ class Scheduler:
         first = prompts[0] if self._oldest_next else shortest[0]
         chunk = min(self._chunk if answers else self._calm_chunk, self._n_batch)
         portions = {first: self._portion(first, chunk)}
-        # Several short ones go together, in one step rather than in several: with those between,
-        # the last would wait longer. In a unified cache not so many that they would be computed
-        # by tiles: that rounds otherwise, and no answer must depend on who came with it.
-        room = min(2 * self._chunk, self._n_batch)
+        # Several short ones go together. In a unified cache not so many that they would be
+        # computed by tiles: that rounds otherwise, and no answer must depend on who came with it.
+        room = min(self._chunk, self._n_batch)
         if self._cache.shape.unified and self._tile is not None:
             room = min(room, self._tile.rows - 1)
         for request in shortest:

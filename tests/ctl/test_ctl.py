@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 import trio
 
-from engine import EngineError
+from engine import EngineError, LoadOptions
 from fs9p import Error
 from tests.ctl.conftest import Client
 
@@ -158,11 +158,42 @@ async def test_a_path_may_be_quoted_as_in_rc(client):
         ("m n_cxt=1", "invalid option 'n_cxt=1': those of LOAD are n_ctx"),
         ("m n_seq=0", "invalid n_seq '0': it takes a whole number from 1 to 256"),
         ("m n_ctx=many", "invalid n_ctx 'many': it takes a whole number from 0"),
+        ("m kv_type=q9", "invalid kv_type 'q9': it is one of f32 f16 q8_0"),
+        ("m flash_attn=1", "invalid flash_attn '1': it is one of auto on off"),
+        ("m share=2", "invalid share '2': it takes a whole number from 0 to 1"),
+        ("m lora=", "invalid lora: it takes PATH or PATH:SCALE"),
+        ("m lora=a" + " lora=a" * 8, "invalid lora: it takes PATH or PATH:SCALE, 8 times at most"),
         ("'m", "a quote ' is not closed"),
     ],
 )
 async def test_a_wrong_argument_of_load_is_named(client, argument, message):
     assert message in json.loads(await run(client, f"LOAD {argument}"))["message"]
+
+
+async def test_options_of_a_load_reach_the_engine(client, monkeypatch):
+    seen = []
+
+    async def load(name, path, options, progress=None):
+        seen.append(options)
+        raise EngineError("no")
+
+    monkeypatch.setattr(client.session.bridge.engine, "load", load)
+    await run(
+        client,
+        "LOAD m n_cells=99 kv_type=q8_0 flash_attn=on cache_ram=7 share=0 use_mmap=0 "
+        "lora=/a.gguf:0.5 lora='/b c:d.gguf'",
+    )
+    assert seen == [
+        LoadOptions(
+            n_cells=99,
+            kv_type="q8_0",
+            flash_attn="on",
+            cache_ram=7,
+            share=False,
+            use_mmap=False,
+            lora=(("/a.gguf", 0.5), ("/b c:d.gguf", 1.0)),
+        )
+    ]
 
 
 async def test_a_load_makes_the_model_the_default_of_the_bridge(bridge):
