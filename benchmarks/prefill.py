@@ -18,35 +18,39 @@ from engine import LoadOptions
 from engine.llama import Context, Model
 from engine.plan import Plan, Trim
 
-SIZES = (1, 16, 32, 64, 128)
-ROUNDS = 7
+SIZES = (16, 32, 63, 64, 128, 255)
+BEFORE = (0, 1000, 4000)
+ROUNDS = 5
 
 
-def measure(context: Context, size: int) -> float:
-    """Tokens a second of one decode of so many tokens of one prompt, with nothing before it."""
+def compute(context: Context, start: int, size: int) -> float:
+    """Seconds of a decode of so many tokens of one prompt, behind ``start`` others."""
     plan = Plan()
-    plan.operations.append(Trim(0, 0))
-    plan.add(0, [1000] * size, 0)
+    plan.operations.append(Trim(0, start))
+    plan.add(0, [1000] * size, start)
     plan.outputs[size - 1] = 0
-    start = time.perf_counter()
+    begin = time.perf_counter()
     context.carry_out(plan)
-    seconds = time.perf_counter() - start
-    return size / seconds
+    return time.perf_counter() - begin
 
 
 def main() -> None:
     """Measure the sizes in turn, several times, and print median and range."""
     path = sys.argv[1] if len(sys.argv) > 1 else str(default_model())
     model = Model(path, LoadOptions(), False, lambda fraction: None)
-    context = Context(model, LoadOptions())
-    rates: dict[int, list[float]] = {size: [] for size in SIZES}
-    measure(context, SIZES[-1])
-    for _ in range(ROUNDS):
+    context = Context(model, LoadOptions(n_ctx=8192, n_cells=8192, n_seq=1))
+    context.warm_up()
+    print("tokens before   tokens at once   tokens/s   range")
+    for before in BEFORE:
+        for start in range(0, before, 250):
+            compute(context, start, 250)
+        rates: dict[int, list[float]] = {size: [] for size in SIZES}
+        for _ in range(ROUNDS):
+            for size, found in rates.items():
+                found.append(size / compute(context, before, size))
         for size, found in rates.items():
-            found.append(measure(context, size))
-    print("tokens in a decode   tokens/s   range")
-    for size, found in rates.items():
-        print(f"{size:18}   {median(found):8.0f}   {min(found):.0f} to {max(found):.0f}")
+            spread = f"{min(found):.0f} to {max(found):.0f}"
+            print(f"{before:13}   {size:14}   {median(found):8.0f}   {spread}")
 
 
 if __name__ == "__main__":

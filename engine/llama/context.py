@@ -21,7 +21,7 @@ from engine.plan import Copy, Drop, Operation, Plan, Reshape, Restore, Save, Sha
 CHUNK = 64
 """Tokens of a prompt in a decode while answers run: a tile of the CPU's attention (Q_TILE_SZ in
 ggml-cpu's ops.cpp). ``python -m benchmarks.prefill`` (SmolLM2-135M, 2 cores), tokens a second:
-63 at once 233, 64 at once 323, 512 at once 326; behind 1,000 tokens 67, 220 and 266."""
+63 at once 304, 64 at once 335, 255 at once 337; behind 1,000 tokens 72, 234 and 203 to 275."""
 
 CALM_CHUNK = 128
 """The same while nobody waits for his next token: somebody may come who does."""
