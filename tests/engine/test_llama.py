@@ -117,9 +117,7 @@ async def test_several_prompts_share_a_context_smaller_than_a_step(smol):
 
 
 async def test_a_context_that_cannot_be_had_fails_the_load(llama, smol):
-    with pytest.raises(
-        EngineError, match="context too large: 2000000000 cells take"
-    ):
+    with pytest.raises(EngineError, match="context too large: 2000000000 cells take"):
         await llama.load("huge", smol, LoadOptions(n_ctx=1_000_000_000))
 
 
