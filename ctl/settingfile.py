@@ -73,7 +73,11 @@ class Params(LineSetting):
 
 
 def _params(session: Session) -> bytes:
-    return session.settings.text(chat_template=session.model_status().chat_template)
+    model = session.model_status()
+    # Of a model that was never loaded nothing is known, and a saved `format raw` would stick to
+    # the session when it is put back.
+    chat_template = model.chat_template or model.architecture is None
+    return session.settings.text(chat_template=chat_template)
 
 
 class Context(LineSetting):

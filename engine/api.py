@@ -32,7 +32,7 @@ class EngineError(Exception):
 def all_in_use(loaded: int, allowed: int) -> EngineError:
     """The error of a load that no idle model can make room for."""
     return EngineError(
-        f"busy: {loaded} models are loaded and in use, at most {allowed} can be: "
+        f"busy: models loaded and in use: {loaded}, at most {allowed} can be: "
         "FREE one, or wait for its answers"
     )
 

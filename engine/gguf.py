@@ -20,6 +20,8 @@ from engine.api import KV_TYPES, EngineError, LoadOptions, cache_size
 _ON_CPU = re.compile(r"libggml(-base|-cpu.*|-blas|-rpc)?")
 """The libraries of ggml that use no GPU; each backend is one of its own."""
 
+_MB = 1_000_000
+
 _HEADER = struct.Struct("<4sI")
 _VERSIONS = (2, 3)
 """What gguf.cpp reads. Version 1 was in use for a week in August 2023."""
@@ -98,8 +100,8 @@ def check_fits(path: str, need: Need, available: int) -> None:
         )
     if need.total > available:
         raise EngineError(
-            f"context too large: {need.n_cells} cells take {need.cache} bytes beside the model's "
-            f"{need.file}, {available} are available; give a smaller n_ctx or n_cells"
+            f"context too large: {need.n_cells} cells take {need.cache // _MB} MB beside the "
+            f"model's {need.file // _MB}, {available // _MB} are free; give a smaller n_ctx"
         )
 
 

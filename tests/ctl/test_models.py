@@ -11,9 +11,12 @@ import trio
 
 from ctl.bridge import Bridge
 from ctl.catalog import FRESH, AnyName, Catalog
-from engine import create
+from ctl.errors import for_clients
+from engine import EngineError, create
+from engine.gguf import Need, check_fits
 from engine.host import LlamaEngine
 from fs9p import Error
+from fs9p.errors import MAX_ENAME
 from tests.ctl.conftest import Client
 from tests.engine.conftest import STUB
 
@@ -75,12 +78,18 @@ async def test_the_default_model_may_make_room_too():
         assert states(bridge) == {"echo": "ready", "other": "none"}
 
 
+def test_why_a_context_is_too_large_reaches_a_client_whole():
+    with pytest.raises(EngineError) as refused:
+        check_fits("m.gguf", Need(file=10**11, n_cells=1 << 25, cache=10**12), 10**11)
+    assert len(for_clients(str(refused.value))) <= MAX_ENAME
+
+
 async def test_with_every_model_in_use_a_load_is_busy(autojump_clock):
     async with on_echo(":2", max_models=1) as bridge:
         client = Client(bridge, "new")
         await client.write("prompt", "one two three")
         await client.open("output").read()
-        with pytest.raises(Error, match="^busy: 1 models are loaded and in use, .*FREE one"):
+        with pytest.raises(Error, match="^busy: models loaded and in use: 1, .*FREE one"):
             await Client(bridge, "new").write("ctl", "LOAD other")
         assert await client.read("output") == "one two three"
         await Client(bridge, "new").write("ctl", "LOAD other")
@@ -150,6 +159,15 @@ async def test_the_first_load_is_everybodys_model_at_once(stubs):
             )
         nursery.cancel_scope.cancel()
     assert (await two.json("model"))["name"] == ""
+
+
+async def test_params_read_before_the_model_is_loaded_are_no_raw_ones(stubs):
+    client = Client(stubs)
+    assert "format chat\n" in await client.read("params")
+    async with trio.open_nursery() as nursery:
+        await loading(stubs, Client(stubs, "new"), nursery)
+        assert "format chat\n" in await client.read("params")
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_first_load_that_fails_leaves_no_model(stubs):

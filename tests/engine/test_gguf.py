@@ -85,12 +85,13 @@ def test_a_model_larger_than_memory_is_refused_with_both_numbers():
 
 
 def test_a_cache_that_does_not_fit_beside_the_model_is_refused_with_the_numbers():
-    check_fits("m.gguf", Need(file=100, n_cells=10, cache=50), 150)
+    need = Need(file=100_000_000, n_cells=1 << 25, cache=773_094_113_280)
+    check_fits("m.gguf", need, need.total)
     with pytest.raises(EngineError) as refused:
-        check_fits("m.gguf", Need(file=100, n_cells=10, cache=50), 149)
+        check_fits("m.gguf", need, 23_108_493_312)
     assert str(refused.value) == (
-        "context too large: 10 cells take 50 bytes beside the model's 100, 149 are available; "
-        "give a smaller n_ctx or n_cells"
+        "context too large: 33554432 cells take 773094 MB beside the model's 100, 23108 are free; "
+        "give a smaller n_ctx"
     )
 
 

@@ -87,7 +87,7 @@ async def test_with_no_idle_model_a_load_is_busy_and_says_what_to_do(two, gguf):
         with pytest.raises(EngineError) as busy:
             await two.load("c", gguf("steady"))
     assert str(busy.value) == (
-        "busy: 2 models are loaded and in use, at most 2 can be: FREE one, or wait for its answers"
+        "busy: models loaded and in use: 2, at most 2 can be: FREE one, or wait for its answers"
     )
     assert states(two) == {"a": "ready", "b": "ready"}
     assert (await two.load("c", gguf("steady"))).state == "ready"
@@ -98,7 +98,7 @@ async def test_a_question_to_an_unloaded_model_is_busy_while_all_others_are(two,
     await two.load("a", gguf("long-steps"))
     await two.load("b", gguf("long-steps"))
     async with two.generate("a", raw("long")), two.generate("b", raw("long")):
-        assert (await hear(two, "idle", raw("hello"))).error.startswith("busy: 2 models are loaded")
+        assert (await hear(two, "idle", raw("hello"))).error.startswith("busy: models loaded")
     # That it was busy is no death of its worker, which would not be started for ever.
     for _ in range(5):
         assert (await hear(two, "idle", raw("hello"))).text == "hello"
