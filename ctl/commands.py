@@ -7,6 +7,7 @@ raises `Error` or `EngineError` where it fails.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ _LOAD_NUMBERS = {
     "n_seq": (1, 256),
     "n_cells": (0, 1 << 30),
     "n_batch": (32, 1 << 16),
-    "n_threads": (0, 1024),
+    # More than there are processors make each wait for the others, and a step take seconds.
+    "n_threads": (0, os.cpu_count() or 1),
     "n_gpu_layers": (-1, 1 << 16),
     "cache_ram": (0, 1 << 20),
     "use_mmap": (0, 1),
