@@ -82,6 +82,7 @@ class Context:
         self._scratch: State | None = None
         self._scratch_of: int | None = None
         """The sequence that holds what is in the scratch: one copied to many is read once."""
+        self._context: C.llama_context_p | None = None
         self.reshapes = False
         """Whether the cache can be cut anew: known once it is warm."""
         self._make(self.shape)
@@ -113,6 +114,8 @@ class Context:
         for operation in plan.operations:
             self._operate(operation)
         self._scratch_of = None
+        if self._scratch is not None and self._scratch.data.size > SCRATCH:
+            self._scratch = None
         status = C.llama_decode(self._context, self._batch.fill(plan))
         if status != 0:
             raise EngineError(f"llama_decode failed with status {status}{reason()}")
@@ -121,14 +124,18 @@ class Context:
         """Forget everything, and cut the cache like that."""
         self._saved.clear()
         self._scratch_of = None
-        C.llama_free(self._context)
         self._make(shape)
 
     def sample(self, sampler: Sampler, row: int) -> int:
         """The next token of an answer, by the logits of a row of the last decode."""
+        assert self._context is not None
         return sampler.sample(self._context, row)
 
     def _make(self, shape: Shape) -> None:
+        """A context of this shape in the place of the one there is: there is no memory for two.
+        Raises `EngineError`, and then there is none."""
+        C.llama_free(self._context)
+        self._context = None
         params = C.llama_context_default_params()
         params.n_ctx = shape.n_cells
         params.n_seq_max = shape.n_seq
@@ -142,11 +149,10 @@ class Context:
         params.n_threads = params.n_threads_batch = self._options.n_threads or _cores()
         params.type_k = params.type_v = _TYPES[self._options.kv_type]
         params.flash_attn_type = _FLASH[self._options.flash_attn]
-        context: C.llama_context_p | None = C.llama_init_from_model(self._model.pointer, params)
-        if not context:
+        self._context = C.llama_init_from_model(self._model.pointer, params)
+        if not self._context:
             raise EngineError(f"no context of {shape.n_cells} tokens{reason()}")
-        self._context = context
-        self._memory = C.llama_get_memory(context)
+        self._memory = C.llama_get_memory(self._context)
         self.shape = shape
         self._adapt()
 
@@ -193,7 +199,6 @@ class Context:
     def _reshape(self, shape: Shape, moves: Iterable[tuple[int, int]]) -> None:
         states = [(new, self._read(old)) for old, new in moves]
         self._scratch_of = None
-        C.llama_free(self._context)
         self._make(shape)
         for seq, state in states:
             self._write(seq, state)
