@@ -72,6 +72,9 @@ class Context:
         self.store = (options.cache_ram << 20) // max(cell_bytes, 1) if options.share else 0
         """Cells whose contents `cache_ram` holds."""
         self.share = options.share
+        # Cells behind the window are not in a state (llama_kv_cache::state_write), and may be
+        # taken for others (find_slot): what is left when such a sequence is cut lacks them.
+        self.trims = model.trims and not 0 < model.window < self.n_ctx
         self.tile = None if model.on_gpu else Tile(CHUNK, *model.attention_costs())
         self.shape = streams(self.n_cells, self.n_seq, min(8, self.n_seq), 1) or Shape(
             self.n_seq, self.n_cells, unified=True
@@ -89,7 +92,8 @@ class Context:
 
     def warm_up(self) -> None:
         """Decode once as a single answer does and once as several do, and forget it. Where what
-        a sequence holds cannot be carried over, the cache is unified from now on.
+        a sequence holds cannot be carried over, the cache is unified from now on; nor is it
+        saved, for how large that would be is unknown: a recurrent state has no cells.
 
         Here a broken backend shows itself, before anybody waits for an answer. One token is
         not enough: the AMX crash (ggml-org/llama.cpp#20824) needs two or more in a batch.
@@ -102,6 +106,8 @@ class Context:
             self.carry_out(plan)
             self.reshapes = is_plain(self._read(0), n_tokens)
             C.llama_memory_clear(self._memory, False)
+        if not self.reshapes:
+            self.store = 0
         if not self.reshapes and not self.shape.unified:
             self.forget(Shape(self.n_seq, self.n_cells, unified=True))
 
