@@ -259,8 +259,9 @@ class Scheduler:
         length = len(request.prompt)
         if tile is None or not found.n or not length - found.n < tile.rows <= length:
             return found
-        again = tile.beats(length - found.n, found.n)
-        return replace(found, n=length - tile.rows) if again else found
+        if not tile.beats(length - found.n, found.n):
+            return found
+        return replace(found, n=length - tile.rows) if length > tile.rows else Found()
 
     def _fits(self, request: _Request, found: Found) -> bool:
         """Whether the request can be admitted as the cache is cut now."""

@@ -119,15 +119,20 @@ class Cache:
         if not self._share:
             return Found()
         look_up = self._tree.longest if self._trims else self._tree.longest_whole
-        n, holders = look_up(prompt[:-1])
-        return Found(n, tuple(h for h in holders if h >= 0 or self._fits(-h))) if n else Found()
+        n, found = look_up(prompt[:-1])
+        holders = tuple(holder for holder in found if holder >= 0)
+        if len(holders) < len(found):
+            # What was saved is brought back whole, for a moment.
+            room = self._most_to_restore()
+            saved = (holder for holder in found if holder < 0)
+            holders += tuple(holder for holder in saved if len(self._saved[-holder]) <= room)
+        return Found(n, holders) if holders else Found()
 
-    def _fits(self, key: int) -> bool:
-        """Whether what was saved under ``key`` can be brought back: all of it, for a moment."""
-        free = self.shape.n_ctx
-        if self.shape.unified:
-            free -= self.held(seq for seq in self.sequences if seq.running)
-        return len(self._saved[key]) <= free
+    def _most_to_restore(self) -> int:
+        """Cells that what was saved may take, with everything gone that does not run."""
+        if not self.shape.unified:
+            return self.shape.n_ctx
+        return self.shape.n_cells - self.held(seq for seq in self.sequences if seq.running)
 
     def common(self, found: Found) -> int:
         """How many cells with what was found a new answer shares with a running one."""

@@ -213,7 +213,7 @@ class Loop:
             calm_chunk=context.calm_chunk,
             store=context.store,
             tile=context.tile,
-            trims=model.trims,
+            trims=context.trims,
             reshapes=context.reshapes,
             share=context.share,
         )

@@ -72,6 +72,9 @@ class Context:
         self.store = (options.cache_ram << 20) // max(cell_bytes, 1) if options.share else 0
         """Cells whose contents `cache_ram` holds."""
         self.share = options.share
+        # Cells behind the window are not in a state (llama_kv_cache::state_write), and may be
+        # taken for others (find_slot): what is left when such a sequence is cut lacks them.
+        self.trims = model.trims and not 0 < model.window < self.n_ctx
         self.tile = None if model.on_gpu else Tile(CHUNK, *model.attention_costs())
         self.shape = streams(self.n_cells, self.n_seq, min(8, self.n_seq), 1) or Shape(
             self.n_seq, self.n_cells, unified=True
@@ -82,13 +85,15 @@ class Context:
         self._scratch: State | None = None
         self._scratch_of: int | None = None
         """The sequence that holds what is in the scratch: one copied to many is read once."""
+        self._context: C.llama_context_p | None = None
         self.reshapes = False
         """Whether the cache can be cut anew: known once it is warm."""
         self._make(self.shape)
 
     def warm_up(self) -> None:
         """Decode once as a single answer does and once as several do, and forget it. Where what
-        a sequence holds cannot be carried over, the cache is unified from now on.
+        a sequence holds cannot be carried over, the cache is unified from now on; nor is it
+        saved, for how large that would be is unknown: a recurrent state has no cells.
 
         Here a broken backend shows itself, before anybody waits for an answer. One token is
         not enough: the AMX crash (ggml-org/llama.cpp#20824) needs two or more in a batch.
@@ -101,6 +106,8 @@ class Context:
             self.carry_out(plan)
             self.reshapes = is_plain(self._read(0), n_tokens)
             C.llama_memory_clear(self._memory, False)
+        if not self.reshapes:
+            self.store = 0
         if not self.reshapes and not self.shape.unified:
             self.forget(Shape(self.n_seq, self.n_cells, unified=True))
 
@@ -113,6 +120,8 @@ class Context:
         for operation in plan.operations:
             self._operate(operation)
         self._scratch_of = None
+        if self._scratch is not None and self._scratch.data.size > SCRATCH:
+            self._scratch = None
         status = C.llama_decode(self._context, self._batch.fill(plan))
         if status != 0:
             raise EngineError(f"llama_decode failed with status {status}{reason()}")
@@ -121,14 +130,18 @@ class Context:
         """Forget everything, and cut the cache like that."""
         self._saved.clear()
         self._scratch_of = None
-        C.llama_free(self._context)
         self._make(shape)
 
     def sample(self, sampler: Sampler, row: int) -> int:
         """The next token of an answer, by the logits of a row of the last decode."""
+        assert self._context is not None
         return sampler.sample(self._context, row)
 
     def _make(self, shape: Shape) -> None:
+        """A context of this shape in the place of the one there is: there is no memory for two.
+        Raises `EngineError`, and then there is none."""
+        C.llama_free(self._context)
+        self._context = None
         params = C.llama_context_default_params()
         params.n_ctx = shape.n_cells
         params.n_seq_max = shape.n_seq
@@ -142,11 +155,10 @@ class Context:
         params.n_threads = params.n_threads_batch = self._options.n_threads or _cores()
         params.type_k = params.type_v = _TYPES[self._options.kv_type]
         params.flash_attn_type = _FLASH[self._options.flash_attn]
-        context: C.llama_context_p | None = C.llama_init_from_model(self._model.pointer, params)
-        if not context:
+        self._context = C.llama_init_from_model(self._model.pointer, params)
+        if not self._context:
             raise EngineError(f"no context of {shape.n_cells} tokens{reason()}")
-        self._context = context
-        self._memory = C.llama_get_memory(context)
+        self._memory = C.llama_get_memory(self._context)
         self.shape = shape
         self._adapt()
 
@@ -193,7 +205,6 @@ class Context:
     def _reshape(self, shape: Shape, moves: Iterable[tuple[int, int]]) -> None:
         states = [(new, self._read(old)) for old, new in moves]
         self._scratch_of = None
-        C.llama_free(self._context)
         self._make(shape)
         for seq, state in states:
             self._write(seq, state)

@@ -48,6 +48,8 @@ class Model:
             C.llama_model_is_recurrent(self.pointer) or C.llama_model_is_hybrid(self.pointer)
         )
         """Whether a sequence can be cut anywhere: recurrent states cannot."""
+        self.window: int = C.llama_model_n_swa(self.pointer)
+        """Tokens that layers with a sliding window see; 0 where all see everything."""
         self.on_gpu = bool(C.llama_supports_gpu_offload()) and options.n_gpu_layers != 0
         """Whether layers run on a GPU, where large batches pay."""
         self.bos: int = C.llama_vocab_bos(self.vocab)

@@ -4,7 +4,7 @@ import pytest
 
 from engine import EngineError
 from engine.batch import SETTLED, Scheduler
-from engine.cache import streams
+from engine.cache import Cache, Found, streams
 from engine.plan import Copy, Drop, Plan, Reshape, Restore, Save, Shape, Tile, Trim
 
 UNIFIED = Shape(4, 100, unified=True)
@@ -373,3 +373,27 @@ def test_a_new_answer_takes_the_place_beside_the_others():
 def test_streams_are_as_many_and_as_large_as_the_answers_need(demand, need, shape):
     found = streams(16384, 32, demand, need)
     assert (found and (found.n_seq, found.n_ctx)) == shape
+
+
+def test_what_is_faster_computed_again_from_the_start_is_not_copied():
+    batch = scheduler(tile=Tile(16, single=1, tiled=0.01))
+    batch.add(1, prompt(40), 30)
+    run_some(batch, 4)
+    batch.add(2, [*prompt(8), *prompt(8, 5000)], 5)
+    plan = step(batch)
+    while not plan.admitted:
+        plan = step(batch)
+    assert (plan.admitted[0].cached, plan.operations) == (0, [])
+
+
+def test_what_cannot_be_brought_back_now_is_not_found():
+    """Something saved comes back whole before it is cut."""
+    cache = Cache(Shape(2, 100, unified=True), store=200)
+    for tokens in (prompt(80), prompt(90, 3000)):
+        seq = cache.sequences[0]
+        cache.place(seq, Found())
+        cache.append(seq, tokens)
+        cache.release(seq)
+    assert cache.find(prompt(50)).n == 49
+    cache.sequences[0].running = True
+    assert cache.find(prompt(50)) == Found()
