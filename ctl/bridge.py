@@ -20,8 +20,9 @@ import trio
 from ctl import __version__
 from ctl.catalog import FRESH, Catalog, Found
 from ctl.errors import client_error
-from ctl.replies import BridgeStatus, KnownModel, Status, known_model
-from ctl.session import Owner, Session, user_name
+from ctl.owner import Owner, user_name
+from ctl.replies import BridgeStatus, KnownModel, Status, known_model, model_message
+from ctl.session import Session
 from ctl.turn import Turn
 from engine.api import Engine, EngineError, LoadOptions, ModelStatus
 from fs9p import Error, Server
@@ -395,11 +396,3 @@ class Bridge:
             for session in sessions:
                 while session.followers:
                     await session.changed.park()
-
-
-def model_message(model: ModelStatus) -> str:
-    """The message of STATUS."""
-    # One whose worker died, or made room for another, is one: the next question starts it.
-    if model.path and model.state != "loading":
-        return f"Model loaded: {model.path}"
-    return "No model loaded"

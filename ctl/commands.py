@@ -15,9 +15,8 @@ from typing import Any
 
 import msgspec
 
-from ctl.bridge import model_message
 from ctl.lines import split_words
-from ctl.replies import Reply, done, failed
+from ctl.replies import Reply, done, failed, model_message
 from ctl.session import Session
 from ctl.settings import split_leading
 from ctl.turn import Turn

@@ -18,8 +18,9 @@ from ctl.commandfile import Clone, Ctl
 from ctl.commands import COMMANDS
 from ctl.embedfile import Embed
 from ctl.handle import Generated
+from ctl.owner import Owner, user_name
 from ctl.promptfile import Output, Prompt
-from ctl.session import Owner, Session, user_name
+from ctl.session import Session
 from ctl.settingfile import Context, Grammar, Params, System
 from fs9p import Attach, Connection, Directory, Error, File, FileSystem, Handle, Node, Snapshot
 from fs9p.errors import NOT_FOUND

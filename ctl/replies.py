@@ -96,6 +96,14 @@ class Status(msgspec.Struct, frozen=True):
     bridge: BridgeStatus
 
 
+def model_message(model: ModelStatus) -> str:
+    """The message of STATUS."""
+    # One whose worker died, or made room for another, is one: the next question starts it.
+    if model.path and model.state != "loading":
+        return f"Model loaded: {model.path}"
+    return "No model loaded"
+
+
 class Totals(msgspec.Struct, frozen=True):
     """Sums over the answers of a session."""
 

@@ -10,17 +10,14 @@ A prompt's way: `Draft` (text written through one open, not yet submitted) → `
 
 from __future__ import annotations
 
-import os
-import pwd
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import trio
 
 from ctl.lines import Buffer, decode
+from ctl.owner import Owner
 from ctl.replies import Loading, Reply, SessionStatus, Totals, UsageReport, rounded
 from ctl.settings import Settings
 from ctl.turn import Turn
@@ -34,35 +31,6 @@ if TYPE_CHECKING:
 SUBMIT_AFTER = 1.0
 """Seconds after the last write to a prompt at which a waiting reader of `output` submits it:
 FUSE clients clunk a file only after ``close`` has returned, and up to 43 ms late elsewhere."""
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose a session is. uid: None where nobody is authenticated; then ``key`` names the
-    connection, or the attach name."""
-
-    key: str
-    name: str
-    uid: int | None
-
-    @property
-    def authenticated(self) -> bool:
-        """Whether the transport says who this is."""
-        return self.uid is not None
-
-    @property
-    def owns_bridge(self) -> bool:
-        """Whether this is the user that the bridge runs as, or root."""
-        return self.uid is not None and self.uid in (0, os.getuid())
-
-
-@lru_cache(256)
-def user_name(uid: int) -> str:
-    """The login name of a user, the number where there is none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 class Draft:

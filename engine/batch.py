@@ -30,12 +30,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Literal
 
 from engine.api import EngineError
-from engine.cache import Cache, Found, Seq, streams
+from engine.cache import Cache, Found, streams
+from engine.pending import Pending, prompt_too_long
 from engine.plan import Admission, Plan, Shape, Tile
 from engine.prefix import common_prefix
 
@@ -49,43 +50,6 @@ WORTH_MOVING = 16
 SETTLED = 256
 """Steps after which a unified cache is cut into streams again, if they do: to cut it takes as
 long as a few steps, and a mixed load should not have it cut at every request."""
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """One answer. cells: those of its worst case. left: tokens it may still generate. todo:
-    tokens not in the cache yet, of the prompt or the one just sampled. leader: whose first
-    ``ahead`` tokens it waits for."""
-
-    id: int
-    prompt: list[int]
-    left: int
-    clipped: bool
-    cells: int
-    todo: list[int] = field(default_factory=list)
-    seq: Seq | None = None
-    started: bool = False
-    decoding: bool = False
-    leader: _Request | None = None
-    ahead: int = 0
-
-    @property
-    def place(self) -> Seq:
-        """Its sequence, once it is admitted."""
-        assert self.seq is not None
-        return self.seq
-
-    @property
-    def to_come(self) -> int:
-        """Cells it may still take, beyond those it has."""
-        return self.cells - len(self.place.tokens)
-
-
-def prompt_too_long(tokens: int, n_ctx: int) -> EngineError:
-    """The error of a prompt that leaves no room for an answer of one token."""
-    return EngineError(
-        f"invalid prompt: {tokens} tokens; the context holds {n_ctx}, the answer included"
-    )
 
 
 class Scheduler:
@@ -127,9 +91,9 @@ class Scheduler:
         self._tile = tile if trims else None
         self._follows = trims and share
         self._reshapes = reshapes
-        self._queue: deque[_Request] = deque()
-        self._requests: dict[int, _Request] = {}
-        self._running: dict[int, _Request] = {}
+        self._queue: deque[Pending] = deque()
+        self._requests: dict[int, Pending] = {}
+        self._running: dict[int, Pending] = {}
         """Those that have a sequence, in the order of their admission."""
         self._steps = 0
         """Since the cache was cut last."""
@@ -166,7 +130,7 @@ class Scheduler:
         if room < 1:
             raise prompt_too_long(len(prompt), self._n_ctx)
         left = min(max_tokens, room)
-        request = _Request(
+        request = Pending(
             answer, prompt, left=left, clipped=left < max_tokens, cells=len(prompt) + left
         )
         self._requests[answer] = request
@@ -236,15 +200,16 @@ class Scheduler:
         while self._queue:
             request = self._queue[0]
             found = self._find(request)
+            self._find_leader(request, found)
+            if request.leader is not None:
+                # What there is now may be gone when it starts.
+                found = Found()
             if not self._fits(request, found):
                 shape = self._other_shape(request)
                 if shape is None:
                     return
                 self._cut(shape)
                 continue
-            self._find_leader(request, found)
-            if request.leader is not None:
-                found = Found()
             seq = self._cache.choose(found, self._seats())
             assert seq is not None
             self._queue.popleft()
@@ -253,7 +218,7 @@ class Scheduler:
             self._cache.place(seq, found)
             self._cache.make_room(self._to_come())
 
-    def _find(self, request: _Request) -> Found:
+    def _find(self, request: Pending) -> Found:
         """What need not be computed of a prompt, as far as that is the fastest."""
         found, tile = self._cache.find(request.prompt), self._tile
         length = len(request.prompt)
@@ -263,7 +228,7 @@ class Scheduler:
             return found
         return replace(found, n=length - tile.rows) if length > tile.rows else Found()
 
-    def _fits(self, request: _Request, found: Found) -> bool:
+    def _fits(self, request: Pending, found: Found) -> bool:
         """Whether the request can be admitted as the cache is cut now."""
         shape = self._cache.shape
         if len(self._running) == shape.n_seq:
@@ -278,7 +243,7 @@ class Scheduler:
         """Cells that the running answers may still take."""
         return sum(running.to_come for running in self._running.values())
 
-    def _other_shape(self, request: _Request) -> Shape | None:
+    def _other_shape(self, request: Pending) -> Shape | None:
         """A cut of the cache in which the request can be admitted; None: it has to wait."""
         if not self._reshapes or self._cache.shape.unified or len(self._running) == self._n_seq:
             return None
@@ -317,7 +282,7 @@ class Scheduler:
 
     # Prefixes
 
-    def _find_leader(self, request: _Request, found: Found) -> None:
+    def _find_leader(self, request: Pending, found: Found) -> None:
         """Whom to wait for: who was admitted before and is to compute more of the prompt than
         there is now."""
         request.leader, request.ahead = None, 0
@@ -333,7 +298,7 @@ class Scheduler:
                 if shared >= max(least, request.ahead + 1):
                     request.leader, request.ahead = other, shared
 
-    def _start(self, request: _Request, plan: Plan) -> None:
+    def _start(self, request: Pending, plan: Plan) -> None:
         """Start a request that was admitted, unless it is to wait."""
         leader = request.leader
         if leader is not None:
@@ -369,7 +334,7 @@ class Scheduler:
 
     # A step
 
-    def _portions(self) -> list[tuple[_Request, int]]:
+    def _portions(self) -> list[tuple[Pending, int]]:
         """How many tokens of which answers the next decode computes."""
         answers = [request for request in self._running.values() if request.decoding]
         prompts = [r for r in self._running.values() if r.started and not r.decoding]
@@ -394,12 +359,12 @@ class Scheduler:
                 portions.setdefault(request, len(request.todo))
         return list(portions.items())
 
-    def _portion(self, request: _Request, chunk: int) -> int:
+    def _portion(self, request: Pending, chunk: int) -> int:
         """A chunk of a prompt; all of it where less than another would be left."""
         rest = len(request.todo)
         return rest if rest < min(2 * chunk, self._n_batch + 1) else chunk
 
-    def _take(self, plan: Plan, request: _Request, count: int) -> None:
+    def _take(self, plan: Plan, request: Pending, count: int) -> None:
         part = request.todo[:count]
         if not part:
             return

@@ -18,7 +18,7 @@ from itertools import accumulate
 from typing import TypeVar
 
 from engine.api import Chat, EngineError, Message, Raw, Request
-from engine.batch import prompt_too_long
+from engine.pending import prompt_too_long
 
 T = TypeVar("T")
 

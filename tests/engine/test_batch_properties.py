@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from engine import batch, cache
 from engine.batch import Scheduler
-from engine.plan import Shape
+from engine.plan import Shape, Tile
 from tests.engine.real_cache import RealCache
 
 
@@ -34,13 +34,19 @@ class Scheduling(RuleBasedStateMachine):
     trims = True
     share = True
 
-    @initialize(unified=st.booleans(), store=st.sampled_from((0, 40, 200)))
-    def begin(self, unified, store):
+    @initialize(
+        unified=st.booleans(),
+        store=st.sampled_from((0, 40, 200)),
+        tile=st.sampled_from((None, Tile(6, 0.02, 0.002), Tile(6, 0.3, 0.01), Tile(6, 3.0, 0.5))),
+        reshapes=st.booleans(),
+    )
+    def begin(self, unified, store, tile, reshapes):
+        unified = unified or not reshapes
         shape = Shape(3, 60, unified=True) if unified else Shape(2, 56, unified=False)
         self.cache = RealCache(shape, store)
         self.batch = Scheduler(
             shape, n_cells=60, n_ctx=40, n_seq=3, n_batch=8, chunk=5, calm_chunk=6,
-            store=store, trims=self.trims, share=self.share,
+            store=store, trims=self.trims, share=self.share, tile=tile, reshapes=reshapes,
         )  # fmt: skip
         self.said: dict[int, list[int]] = {}  # prompt and tokens so far, of answers not ended
         self.allowed: dict[int, int] = {}
@@ -68,6 +74,14 @@ class Scheduling(RuleBasedStateMachine):
         answer = data.draw(st.sampled_from(sorted(self.said)))
         self.batch.cancel(answer)
         self._end(answer)
+
+    @rule()
+    def lose_the_cache(self):
+        """A decode failed: every answer ends, and cache and scheduler agree again."""
+        assert set(self.batch.reset()) == set(self.said)
+        self.cache = RealCache(self.batch.shape, self.cache.store)
+        for answer in list(self.said):
+            self._end(answer)
 
     @rule(sampled=st.lists(st.integers(0, 3), min_size=3, max_size=3))
     def decode(self, sampled):
