@@ -1,6 +1,6 @@
 """A random llama of one layer as a GGUF file: llama.cpp at its cheapest, for measuring the rest.
 
-The only module that needs the `gguf` package (`pip install -e .[bench]`).
+Needs the `gguf` package, as the tests do (`pip install -e .[bench]`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,6 @@ def write_tiny(path: Path) -> None:
     Greedily it says one word after the other and never ends: the rows of the output that are
     not words are zero, and those that are come in pairs of opposite sign, of which one is above.
     """
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    kinds = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *[TokenType.BYTE] * 256]
-    tokens += [f"▁word{number:02}" for number in range(WORDS)]
-    kinds += [TokenType.NORMAL] * WORDS
-
     writer = GGUFWriter(str(path), "llama")
     writer.add_name("tiny")
     writer.add_context_length(N_CTX)
@@ -35,6 +30,15 @@ def write_tiny(path: Path) -> None:
     writer.add_head_count(HEADS)
     writer.add_rope_dimension_count(WIDTH // HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
+    write(writer, _weights(add_vocabulary(writer)))
+
+
+def add_vocabulary(writer: GGUFWriter) -> int:
+    """The tokens of these models; how many."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    kinds = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *[TokenType.BYTE] * 256]
+    tokens += [f"▁word{number:02}" for number in range(WORDS)]
+    kinds += [TokenType.NORMAL] * WORDS
     writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
@@ -43,12 +47,25 @@ def write_tiny(path: Path) -> None:
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
-    for name, values in _weights(len(tokens)).items():
+    return len(tokens)
+
+
+def write(writer: GGUFWriter, weights: dict[str, np.ndarray]) -> None:
+    """The weights, by their names, and the end of the file."""
+    for name, values in weights.items():
         writer.add_tensor(f"{name}.weight", values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def output_of_words(n_vocab: int, rng: np.random.Generator) -> np.ndarray:
+    """The output matrix of a model that says words and never ends."""
+    half = rng.standard_normal((WORDS // 2, WIDTH)).astype(np.float32)
+    output = np.zeros((n_vocab, WIDTH), np.float32)
+    output[-WORDS:] = np.concatenate([half, -half])
+    return output
 
 
 def _weights(n_vocab: int) -> dict[str, np.ndarray]:
@@ -57,9 +74,7 @@ def _weights(n_vocab: int) -> dict[str, np.ndarray]:
     def random(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(np.float32)
 
-    half = random(WORDS // 2, WIDTH)
-    output = np.zeros((n_vocab, WIDTH), np.float32)
-    output[-WORDS:] = np.concatenate([half, -half])
+    output = output_of_words(n_vocab, rng)
     ones = np.ones(WIDTH, np.float32)
     return {
         "token_embd": random(n_vocab, WIDTH),

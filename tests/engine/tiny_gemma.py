@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
-from gguf import GGUFWriter, TokenType
+from gguf import GGUFWriter
 
-WIDTH, HEADS, HIDDEN, LAYERS = 32, 2, 64, 6
+from benchmarks import tiny
+from benchmarks.tiny import HEADS, HIDDEN, WIDTH
+
+LAYERS = 6
 HEAD = WIDTH // HEADS
 WINDOW = 16
-WORDS = 64
 N_CTX = 1024
 
 
 def write(path: str) -> None:
     """Write it. A byte of a text is a token, and the answer is of 64 words."""
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    kinds = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *[TokenType.BYTE] * 256]
-    tokens += [f"▁word{number:02}" for number in range(WORDS)]
-    kinds += [TokenType.NORMAL] * WORDS
-
     writer = GGUFWriter(path, "gemma3")
     writer.add_context_length(N_CTX)
     writer.add_embedding_length(WIDTH)
@@ -30,20 +27,7 @@ def write(path: str) -> None:
     writer.add_value_length(HEAD)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_sliding_window(WINDOW)
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(tokens)
-    writer.add_token_scores([0.0] * len(tokens))
-    writer.add_token_types(kinds)
-    writer.add_unk_token_id(0)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    for name, values in _weights(len(tokens)).items():
-        writer.add_tensor(f"{name}.weight", values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    tiny.write(writer, _weights(tiny.add_vocabulary(writer)))
 
 
 def _weights(n_vocab: int) -> dict[str, np.ndarray]:
@@ -52,10 +36,7 @@ def _weights(n_vocab: int) -> dict[str, np.ndarray]:
     def random(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(np.float32)
 
-    # As in benchmarks.tiny: it says one word after the other, and never ends.
-    half = random(WORDS // 2, WIDTH)
-    output = np.zeros((n_vocab, WIDTH), np.float32)
-    output[-WORDS:] = np.concatenate([half, -half])
+    output = tiny.output_of_words(n_vocab, rng)
     wide, narrow = np.ones(WIDTH, np.float32), np.ones(HEAD, np.float32)
     weights = {"token_embd": random(n_vocab, WIDTH), "output_norm": wide, "output": output}
     for i in range(LAYERS):
