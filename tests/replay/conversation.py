@@ -47,6 +47,7 @@ RECORDED_BY = "root"
 GROWING = ("params", "help")
 """Files of text to which a later version may add lines."""
 
+_WORD = re.compile(rb"[^\s\[\]]+")
 _NUMBER = re.compile(rb"-?\d+(\.\d+)?([eE]-?\d+)?")
 
 
@@ -248,13 +249,20 @@ class Replayed:
 def same_text(recorded, actual, *, growing=False):
     """Whether two texts are the same but for numbers, and keys that JSON has gained.
 
-    growing: the text may have gained lines.
+    growing: the text may have gained lines, and a line words.
     """
     lines = recorded.splitlines(keepends=True), actual.splitlines(keepends=True)
     if growing and recorded:
         later = iter(lines[1])
-        return all(any(_same_line(line, other) for other in later) for line in lines[0])
+        return all(any(_grown_line(line, other) for other in later) for line in lines[0])
     return len(lines[0]) == len(lines[1]) and all(map(_same_line, *lines))
+
+
+def _grown_line(recorded, actual):
+    """Whether a line begins with the same word and still has all others, in their order."""
+    before, after = (_WORD.findall(_masked(line)) for line in (recorded, actual))
+    later = iter(after)
+    return before[:1] == after[:1] and all(word in later for word in before)
 
 
 def _same_line(recorded, actual):

@@ -65,6 +65,9 @@ def test_texts_are_the_same_but_for_numbers_and_keys_gained(recorded, actual, sa
         (b"a 1\nc 3\n", b"a 2\nb\nc 3\nd\n", True),
         (b"a\nc\n", b"c\na\n", False),
         (b"a\nc\n", b"a\nb\n", False),
+        (b"V [x=1 y=2]\n", b"V [x=1 z=3 y=2 w]\n", True),
+        (b"V [x=1 y=2]\n", b"V [y=2 x=1]\n", False),
+        (b"V x\n", b"W V x\n", False),
         (b"", b"a\n", False),
     ],
 )
