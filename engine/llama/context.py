@@ -26,6 +26,9 @@ ggml-cpu's ops.cpp). ``python -m benchmarks.prefill`` (SmolLM2-135M, 2 cores), t
 CALM_CHUNK = 128
 """The same while nobody waits for his next token: somebody may come who does."""
 
+FIRST = 512
+"""Cells of a stream at first: a question and an answer of 256 tokens, the default."""
+
 SCRATCH = 64 << 20
 """Bytes at most that are kept for copies from one stream to another: 2,800 tokens of SmolLM2."""
 
@@ -76,7 +79,9 @@ class Context:
         # taken for others (find_slot): what is left when such a sequence is cut lacks them.
         self.trims = model.trims and not 0 < model.window < self.n_ctx
         self.tile = None if model.on_gpu else Tile(CHUNK, *model.attention_costs())
-        self.shape = streams(self.n_cells, self.n_seq, min(8, self.n_seq), 1) or Shape(
+        # Many small ones at first: to find that out later would cost all of them a new cut.
+        many = min(self.n_seq, max(self.n_cells // FIRST, 1))
+        self.shape = streams(self.n_cells, self.n_seq, many, 1) or Shape(
             self.n_seq, self.n_cells, unified=True
         )
         self._adapters = model.adapters(options.lora)
