@@ -216,7 +216,7 @@ async def test_whatever_is_asked_every_answer_ends_and_no_worker_is_too_many(ggu
         if heard.error is None:
             assert heard.text == "hello"
         else:
-            assert heard.error.startswith("busy: 2 models")
+            assert heard.error.startswith("busy: models loaded and in use: 2")
 
     async with LlamaEngine(command=STUB, max_models=2) as engine:
         for name in "abcd":
