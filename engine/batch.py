@@ -197,6 +197,7 @@ class Scheduler:
     # Admission
 
     def _admit(self) -> None:
+        wishes = self._wishes()
         while self._queue:
             request = self._queue[0]
             found = self._find(request)
@@ -209,10 +210,13 @@ class Scheduler:
                 if shape is None:
                     return
                 self._cut(shape)
+                wishes = self._wishes()
                 continue
-            seq = self._cache.choose(found, self._seats())
-            assert seq is not None
             self._queue.popleft()
+            wishes.pop(request.id, None)
+            seats = {running.place.id for running in self._running.values()}
+            seq = self._cache.choose(found, seats.union(wishes.values()))
+            assert seq is not None
             request.seq = seq
             self._running[request.id] = request
             self._cache.place(seq, found)
@@ -261,24 +265,26 @@ class Scheduler:
 
     def _settle(self) -> None:
         """A unified cache that streams would do for now becomes streams."""
-        everybody = [*self._running.values(), *self._queue]
         settled = self._reshapes and self._steps >= SETTLED
-        if not self._cache.shape.unified or not settled or not everybody:
+        if not self._cache.shape.unified or not settled or not self._requests:
             return
-        if shape := self._streams([request.cells for request in everybody]):
+        if shape := self._streams([request.cells for request in self._requests.values()]):
             self._cut(shape)
 
     def _cut(self, shape: Shape) -> None:
         self._cache.reshape(shape)
         self._steps = 0
 
-    def _seats(self) -> set[int]:
-        """The numbers of the sequences that run, or that the next in the queue would like."""
-        seats = {running.place.id for running in self._running.values()}
-        free = self._cache.shape.n_seq - len(seats)
-        for request in islice(self._queue, 1, 1 + free):
-            seats.update(holder for holder in self._cache.find(request.prompt).holders[:1])
-        return seats
+    def _wishes(self) -> dict[int, int]:
+        """The sequences in which the next in the queue would like to go on, by their ids: nobody
+        else should take these, and who sits beside them will not be alone."""
+        free = self._cache.shape.n_seq - len(self._running)
+        wishes = {}
+        for request in islice(self._queue, free):
+            kept = (h for h in self._cache.find(request.prompt).holders if h >= 0)
+            if (holder := next(kept, None)) is not None:
+                wishes[request.id] = holder
+        return wishes
 
     # Prefixes
 
