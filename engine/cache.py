@@ -179,6 +179,7 @@ class Cache:
         """Whom to take it from: itself, or whoever has least to copy beside it."""
         if seq.id in found.holders and not self._shares(found):
             return seq.id
+        copied = {op.src for op in self._operations if isinstance(op, Copy)}
 
         def rank(holder: int) -> tuple[bool, bool, bool, int]:
             if holder < 0:
@@ -186,8 +187,7 @@ class Cache:
             seq = self.sequences[holder]
             # A running one's cells are held anyway (`common`), and one that was just copied
             # need not be read again.
-            copied = any(isinstance(op, Copy) and op.src == holder for op in self._operations)
-            return False, not seq.running, not copied, len(seq.tokens)
+            return False, not seq.running, holder not in copied, len(seq.tokens)
 
         return min(found.holders, key=rank, default=None)
 
@@ -300,9 +300,9 @@ class Cache:
         self._tree.put(-key, seq.tokens)
         self._operations.append(Save(seq.id, key))
         # The beginning of what was saved now may have been saved before.
-        for older in [older for older in self._saved if older not in (key, -spare)]:
-            if not self._tree.own(-older):
-                self._forget(older)
+        for older in self._tree.beginnings(-key):
+            if older < 0 and older != spare:
+                self._forget(-older)
 
     def _forget(self, key: int) -> int:
         self._tree.remove(-key)

@@ -94,6 +94,15 @@ class PrefixTree:
             node = node.parent
         return count
 
+    def beginnings(self, holder: int) -> list[int]:
+        """The other holders whose sequences are beginnings of ``holder``'s, or the same."""
+        found: list[int] = []
+        node = self._ends.get(holder)
+        while node is not None:
+            found += node.holders
+            node = node.parent
+        return [other for other in found if other != holder]
+
     def _walk(self, tokens: Sequence[int]) -> tuple[_Node, int, int]:
         """The last node reached, the tokens matched, and how many of them on its own edge."""
         node, at, into = self._root, 0, 0

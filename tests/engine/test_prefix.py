@@ -83,6 +83,12 @@ class Holding(RuleBasedStateMachine):
         assert (length, sorted(found)) == (best, sorted(h for h, n in whole.items() if n == best))
 
     @invariant()
+    def beginnings(self):
+        for holder, held in self.held.items():
+            inside = [h for h, o in self.held.items() if h != holder and held[: len(o)] == o]
+            assert sorted(self.tree.beginnings(holder)) == sorted(inside)
+
+    @invariant()
     def own_tokens(self):
         for holder, held in self.held.items():
             others = (common_prefix(held, o) for h, o in self.held.items() if h != holder)
