@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Iterable
 
 import numpy as np
@@ -12,8 +11,9 @@ from numpy.typing import NDArray
 from engine.api import KV_TYPES, EngineError, LoadOptions, cache_size
 from engine.cache import streams
 from engine.gguf import check_context
+from engine.llama.batch import Batch
 from engine.llama.model import Model
-from engine.llama.native import C, reason
+from engine.llama.native import C, cores, reason
 from engine.llama.sampler import Sampler
 from engine.llama.state import State, is_plain
 from engine.plan import Copy, Drop, Operation, Plan, Reshape, Restore, Save, Shape, Tile, Trim
@@ -85,7 +85,7 @@ class Context:
             self.n_seq, self.n_cells, unified=True
         )
         self._adapters = model.adapters(options.lora)
-        self._batch = _Batch(self.n_batch)
+        self._batch = Batch(self.n_batch)
         self._saved: dict[int, State] = {}
         self._scratch: State | None = None
         self._scratch_of: int | None = None
@@ -127,9 +127,8 @@ class Context:
         self._scratch_of = None
         if self._scratch is not None and self._scratch.data.size > SCRATCH:
             self._scratch = None
-        status = C.llama_decode(self._context, self._batch.fill(plan))
-        if status != 0:
-            raise EngineError(f"llama_decode failed with status {status}{reason()}")
+        assert self._context is not None
+        self._batch.decode(self._context, plan)
 
     def forget(self, shape: Shape) -> None:
         """Forget everything, and cut the cache like that."""
@@ -157,7 +156,7 @@ class Context:
         params.n_ubatch = min(self.n_batch, max(most, self.n_seq))
         # Else it takes memory for the logits of every token of a prompt.
         params.n_outputs_max = self.n_seq
-        params.n_threads = params.n_threads_batch = self._options.n_threads or _cores()
+        params.n_threads = params.n_threads_batch = self._options.n_threads or cores()
         params.type_k = params.type_v = _TYPES[self._options.kv_type]
         params.flash_attn_type = _FLASH[self._options.flash_attn]
         self._context = C.llama_init_from_model(self._model.pointer, params)
@@ -245,42 +244,3 @@ class Context:
 
 def _bytes(state: NDArray[np.uint8]) -> ctypes._Pointer[ctypes.c_uint8]:
     return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
-
-
-class _Batch:
-    """A ``llama_batch`` over numpy arrays, filled a column at a time; one sequence a token."""
-
-    def __init__(self, n_tokens: int) -> None:
-        self._token = np.zeros(n_tokens, dtype=np.int32)
-        self._pos = np.zeros(n_tokens, dtype=np.int32)
-        self._seq = np.zeros(n_tokens, dtype=np.int32)
-        self._n_seq = np.ones(n_tokens, dtype=np.int32)
-        self._logits = np.zeros(n_tokens, dtype=np.int8)
-        int32 = ctypes.POINTER(ctypes.c_int32)
-        first = self._seq.ctypes.data
-        self._seq_ids = (int32 * n_tokens)(
-            *(ctypes.cast(first + 4 * i, int32) for i in range(n_tokens))
-        )
-        self._struct = C.llama_batch(
-            n_tokens=0,
-            token=self._token.ctypes.data_as(int32),
-            embd=None,
-            pos=self._pos.ctypes.data_as(int32),
-            n_seq_id=self._n_seq.ctypes.data_as(int32),
-            seq_id=self._seq_ids,
-            logits=self._logits.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
-        )
-
-    def fill(self, plan: Plan) -> C.llama_batch:
-        n_tokens = len(plan.tokens)
-        self._token[:n_tokens] = plan.tokens
-        self._pos[:n_tokens] = plan.positions
-        self._seq[:n_tokens] = plan.seqs
-        self._logits[:n_tokens] = 0
-        self._logits[list(plan.outputs)] = 1
-        self._struct.n_tokens = n_tokens
-        return self._struct
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))

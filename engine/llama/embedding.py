@@ -6,16 +6,16 @@ not come in.
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.api import DEFAULT_N_CTX, Embedding, EngineError, LoadOptions
 from engine.gguf import check_context
+from engine.llama.batch import Batch
 from engine.llama.context import WARM_UP
 from engine.llama.model import Model
-from engine.llama.native import C, reason
+from engine.llama.native import C, cores, reason
+from engine.plan import Plan
 
 ENCODER_N_CTX = 2048
 """Tokens of a text at most for an encoder where `LoadOptions.n_ctx` is 0. It computes a text at
@@ -45,7 +45,7 @@ class Embedder:
         self._n_embd: int = C.llama_model_n_embd_out(model.pointer)
         self._context = self._make(options)
         self._memory = C.llama_get_memory(self._context)
-        self._batch = C.llama_batch_init(self._n_batch, 0, 1)
+        self._batch = Batch(self._n_batch)
 
     def warm_up(self) -> None:
         """Embed a few tokens: here a broken backend shows itself (see `Context.warm_up`)."""
@@ -88,19 +88,12 @@ class Embedder:
     def _decode(self, tokens: list[int], start: int) -> None:
         """``llama_decode`` of tokens from position ``start`` on, which is ``llama_encode`` for an
         encoder."""
-        batch = self._batch
-        batch.n_tokens = len(tokens)
-        for i, token in enumerate(tokens):
-            batch.token[i] = token
-            batch.pos[i] = start + i
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = 0
-            batch.logits[i] = 1
+        plan = Plan()
+        plan.add(0, tokens, start)
+        plan.outputs = dict.fromkeys(range(len(tokens)), 0)
         if start == 0 and self._memory:
             C.llama_memory_clear(self._memory, False)
-        status = C.llama_decode(self._context, batch)
-        if status != 0:
-            raise EngineError(f"llama_decode failed with status {status}{reason()}")
+        self._batch.decode(self._context, plan)
 
     def _vectors(self, pointer: object, rows: int) -> NDArray[np.float32]:
         if not pointer:
@@ -118,9 +111,7 @@ class Embedder:
         params.n_ctx = self.n_ctx
         params.n_batch = params.n_ubatch = self._n_batch
         params.n_seq_max = 1
-        params.n_threads = params.n_threads_batch = options.n_threads or len(
-            os.sched_getaffinity(0)
-        )
+        params.n_threads = params.n_threads_batch = options.n_threads or cores()
         params.embeddings = True
         params.pooling_type = model.pooling if self._whole else C.LLAMA_POOLING_TYPE_NONE
         context: C.llama_context_p | None = C.llama_init_from_model(model.pointer, params)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 from collections import deque
 
 import llama_cpp.llama_cpp as C
 
-__all__ = ["C", "errors", "log", "reason"]
+__all__ = ["C", "cores", "errors", "log", "reason"]
 
 _LEVELS = {3: logging.WARNING, 4: logging.ERROR}
 """GGML_LOG_LEVEL_WARN and ERROR of ggml.h. Below them llama.cpp tells hundreds of lines a load
@@ -41,3 +42,8 @@ def reason() -> str:
     """What llama.cpp logged last as an error, to be put after a sentence."""
     told = errors()
     return f": {told[-1]}" if told else ""
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0))
