@@ -77,7 +77,7 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
 
 
 class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="load_failed"):
-    """The model cannot be loaded; the worker ends."""
+    """The model cannot be loaded, or no context be made for it again; the worker ends."""
 
     error: str
 

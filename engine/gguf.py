@@ -100,8 +100,9 @@ def check_fits(path: str, need: Need, available: int) -> None:
         )
     if need.total > available:
         raise EngineError(
-            f"context too large: {need.n_cells} cells take {need.cache // _MB} MB beside the "
-            f"model's {need.file // _MB}, {available // _MB} are free; give a smaller n_ctx"
+            f"invalid: context too large: {need.n_cells} cells take {need.cache // _MB} MB "
+            f"beside the model's {need.file // _MB}, {available // _MB} are free; "
+            "give a smaller n_ctx"
         )
 
 
@@ -117,7 +118,7 @@ def check_context(n_ctx: int, n_cells: int, cell_bytes: int) -> None:
             raise EngineError(f"invalid {name} {value}: it is 1 to {(1 << 31) - 1} tokens")
     if n_cells * cell_bytes > available:
         raise EngineError(
-            f"context too large: n_ctx {n_ctx} with n_cells {n_cells} takes "
+            f"invalid: context too large: n_ctx {n_ctx} with n_cells {n_cells} takes "
             f"{n_cells * cell_bytes} bytes, {available} bytes of memory are available"
         )
 

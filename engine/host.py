@@ -249,10 +249,7 @@ class LlamaEngine:
         """One worker's life, or two where the first one crashes at its first decode."""
         try:
             with model.scope:
-                try:
-                    await self._readmit(model)
-                except EngineError as refused:
-                    model.fail(str(refused))
+                if not await self._readmit(model):
                     return
                 error = await self._serve(model)
                 logger.warning("%s", error)
@@ -262,14 +259,24 @@ class LlamaEngine:
         finally:
             model.ended.set()
 
-    async def _readmit(self, model: Model) -> None:
-        """Before a restart: the file may have changed since it was loaded, and others may have
-        taken the room. Raises `EngineError`."""
-        if model.served:
+    async def _readmit(self, model: Model) -> bool:
+        """Before a restart: whether it can be. The file may have changed since it was loaded, and
+        others may have taken the room."""
+        if not model.served:
+            return True
+        try:
             need = await _in_thread(partial(examine, model.path, model.options))
-            async with self._door:
+        except EngineError as unusable:
+            model.fail(str(unusable))
+            return False
+        async with self._door:
+            try:
                 await self._make_room(model.name, model.path, need)
-                model.admit(need)
+            except EngineError as full:
+                model.refuse(str(full))
+                return False
+            model.admit(need)
+        return True
 
     async def _serve(self, model: Model) -> str:
         """Run workers for a model; returns why the last of them ended."""

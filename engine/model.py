@@ -47,7 +47,7 @@ class Model:
         self.state: ModelState = "none"
         self.error: str | None = None
         self.refusal: str | None = None
-        """Why llama.cpp does not load it, said by a worker that is about to end."""
+        """Why llama.cpp does not load it, or does not go on, said by a worker about to end."""
         self.worker: WorkerProcess | None = None
         self.scope = trio.CancelScope()
         """Of the task that runs the worker."""
@@ -178,6 +178,12 @@ class Model:
         if self.deaths > RESTARTS:
             error = f"{error}; started again {RESTARTS} times in vain: LOAD it to try again"
         self.fail(error)
+
+    def refuse(self, error: str) -> None:
+        """There is no room for its worker now: as `fail`, but it is at rest, and no worse than
+        before."""
+        self.fail(error)
+        self.state, self.error = "none", None
 
     def fail(self, error: str) -> None:
         """There is no worker any more, or there should be none: everything that wants one

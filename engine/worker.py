@@ -334,7 +334,13 @@ class Loop:
 
     def _lose_all(self, error: str) -> None:
         """A decode failed: no one's cache can be trusted any more."""
-        self._context.forget(self._scheduler.shape)
+        try:
+            self._context.forget(self._scheduler.shape)
+        except EngineError as lost:
+            # Without a context there is nothing left to do but to say why.
+            self._events.append(frames.LoadFailed(f"{error}; {lost}"))
+            self._tell()
+            raise
         for answer_id in self._scheduler.reset():
             self._events.append(frames.Failed(answer_id, error))
             self._forget(answer_id)

@@ -90,8 +90,8 @@ def test_a_cache_that_does_not_fit_beside_the_model_is_refused_with_the_numbers(
     with pytest.raises(EngineError) as refused:
         check_fits("m.gguf", need, 23_108_493_312)
     assert str(refused.value) == (
-        "context too large: 33554432 cells take 773094 MB beside the model's 100, 23108 are free; "
-        "give a smaller n_ctx"
+        "invalid: context too large: 33554432 cells take 773094 MB beside the "
+        "model's 100, 23108 are free; give a smaller n_ctx"
     )
 
 
@@ -101,7 +101,7 @@ def test_a_context_larger_than_memory_is_refused_with_both_numbers(monkeypatch):
     with pytest.raises(EngineError) as refused:
         check_context(10, 20, 5)
     assert str(refused.value) == (
-        "context too large: n_ctx 10 with n_cells 20 takes 100 bytes, "
+        "invalid: context too large: n_ctx 10 with n_cells 20 takes 100 bytes, "
         "99 bytes of memory are available"
     )
 

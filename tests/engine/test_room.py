@@ -99,6 +99,7 @@ async def test_a_question_to_an_unloaded_model_is_busy_while_all_others_are(two,
     await two.load("b", gguf("long-steps"))
     async with two.generate("a", raw("long")), two.generate("b", raw("long")):
         assert (await hear(two, "idle", raw("hello"))).error.startswith("busy: models loaded")
+        assert (two.status("idle").state, two.status("idle").error) == ("none", None)
     # That it was busy is no death of its worker, which would not be started for ever.
     for _ in range(5):
         assert (await hear(two, "idle", raw("hello"))).text == "hello"

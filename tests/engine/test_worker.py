@@ -10,13 +10,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from engine import frames
-from engine.api import LoadOptions
+from engine.api import EngineError, LoadOptions
+from engine.plan import Shape
 from engine.process import WORKER, environment
+from engine.worker import Loop
 from tests.engine.asking import chat
 
 
@@ -169,6 +172,25 @@ trio.run(main)
             assert select.select([gone], [], [], 10)[0], "the worker lives on"
         finally:
             os.close(gone)
+
+
+def test_a_worker_that_cannot_make_its_context_again_says_why():
+    told = []
+    commands = [[frames.Generate(1, chat("hello"), 0.0)]]
+
+    def refuse(*_):
+        raise EngineError("llama.cpp has no memory")
+
+    link = SimpleNamespace(receive=lambda wait: commands.pop(0), send=told.extend)
+    model = SimpleNamespace(tokens=lambda prompt: [1, 2, 3], n_vocab=8, suppressed=())
+    context = SimpleNamespace(
+        shape=Shape(1, 256, unified=False), n_cells=256, n_seq=1, n_ctx=256, n_batch=8, chunk=8,
+        calm_chunk=8, store=0, tile=None, trims=True, reshapes=True, share=True,
+        carry_out=refuse, forget=refuse,
+    )  # fmt: skip
+    with pytest.raises(EngineError):
+        Loop(link, model, context).run()
+    assert told[-1] == frames.LoadFailed("llama.cpp has no memory; llama.cpp has no memory")
 
 
 def test_a_worker_leaves_no_core_file_behind(smol):
