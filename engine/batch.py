@@ -16,10 +16,10 @@ and `cancel` leads out of each of them. Six rules keep it safe, fair and fast:
   in the cache. Where somebody before it is just computing more of it, it waits for that.
 - *A step is bounded.* Decodes take turns: one with the next token of every running answer, one
   with some ``chunk`` tokens of prompts (``calm_chunk`` when nobody waits for his next token), in
-  turn of the oldest prompt and of the shortest ones.
-- *By tiles.* Attention over a long context is several times faster for a `Tile` of tokens of one
-  prompt than for fewer, so prompts are not cut smaller than that, and the last tokens of what was
-  found are computed again where that is faster than to compute few.
+  turn of the oldest prompt and of the shortest ones. Short ones have `TURNS` of them.
+- *By tiles.* Where attention is computed by tiles, it is several times faster over a long context
+  for a `Tile` of tokens of one prompt than for fewer, so prompts are not cut smaller than that, and
+  the last tokens of what was found are computed again where that is faster than to compute few.
 - *Side by side.* Answers move together when others between them have ended, for llama.cpp
   computes neighbouring streams in one go.
 
@@ -40,9 +40,12 @@ from engine.pending import Pending, prompt_too_long
 from engine.plan import Admission, Plan, Shape, Tile
 from engine.prefix import common_prefix
 
-WORTH_WAITING = 8
-"""Tokens that somebody else is about to compute from which on one waits for them: a step more
-before the first token of one's own, which is what so many tokens take."""
+WORTH_WAITING = 4
+"""Tokens that somebody else is about to compute from which on one waits for them: one more decode,
+which takes as long as so many tokens."""
+
+TURNS = 2
+"""Decodes of short prompts to one of answers; of the chunks of a long one, one to one."""
 
 WORTH_MOVING = 16
 """Tokens an answer may still generate from which on it is moved beside the others."""
@@ -58,7 +61,8 @@ class Scheduler:
     shape: how the cache is cut at first. n_cells: its cells in all, for the cuts to come. n_seq:
     answers at once. n_ctx: tokens one of them may hold, prompt included. n_batch: tokens in one
     decode. chunk, calm_chunk: tokens of prompts in one; up to twice as many where the rest would
-    be less. tile: None where attention is not computed so. store: see `Cache`. trims: a sequence
+    be less. far: tokens before it from which on a chunk is half as large, while answers run; not
+    in a unified cache, where their own decodes take long then, and would leave it little. tile: None where attention is not computed so. store: see `Cache`. trims: a sequence
     can be cut anywhere; without it (recurrent models) it is used whole or not at all. share:
     whether anything computed is used again. reshapes: whether the cache can be cut anew.
     """
@@ -73,6 +77,7 @@ class Scheduler:
         n_batch: int,
         chunk: int,
         calm_chunk: int | None = None,
+        far: int | None = None,
         tile: Tile | None = None,
         store: int = 0,
         trims: bool = True,
@@ -88,7 +93,9 @@ class Scheduler:
         self._n_batch = n_batch
         self._chunk = chunk
         self._calm_chunk = calm_chunk or chunk
-        self._tile = tile if trims else None
+        self._far = far
+        self._tile = tile
+        self._trims = trims
         self._follows = trims and share
         self._reshapes = reshapes
         self._queue: deque[Pending] = deque()
@@ -97,8 +104,8 @@ class Scheduler:
         """Those that have a sequence, in the order of their admission."""
         self._steps = 0
         """Since the cache was cut last."""
-        self._prompts_next = False
-        """Whether it is the prompts' turn."""
+        self._turns = TURNS
+        """How often prompts may go on while answers wait."""
         self._oldest_next = True
         """Whether it is the oldest prompt's."""
 
@@ -223,14 +230,16 @@ class Scheduler:
             self._cache.make_room(self._to_come())
 
     def _find(self, request: Pending) -> Found:
-        """What need not be computed of a prompt, as far as that is the fastest."""
+        """What need not be computed of a prompt, as far as that is the fastest, and leaves an even
+        number of tokens: see `_alone`."""
         found, tile = self._cache.find(request.prompt), self._tile
         length = len(request.prompt)
-        if tile is None or not found.n or not length - found.n < tile.rows <= length:
+        if not found.n or not self._trims:
             return found
-        if not tile.beats(length - found.n, found.n):
-            return found
-        return replace(found, n=length - tile.rows) if length > tile.rows else Found()
+        n = found.n - (length - found.n) % 2
+        if tile is not None and length - n < tile.rows <= length and tile.beats(length - n, n):
+            n = length - tile.rows
+        return replace(found, n=n) if n else Found()
 
     def _fits(self, request: Pending, found: Found) -> bool:
         """Whether the request can be admitted as the cache is cut now."""
@@ -274,6 +283,8 @@ class Scheduler:
     def _cut(self, shape: Shape) -> None:
         self._cache.reshape(shape)
         self._steps = 0
+        # It took a while, and what runs has waited.
+        self._turns = 0
 
     def _wishes(self) -> dict[int, int]:
         """The sequences in which the next in the queue would like to go on, by their ids: nobody
@@ -344,26 +355,38 @@ class Scheduler:
         """How many tokens of which answers the next decode computes."""
         answers = [request for request in self._running.values() if request.decoding]
         prompts = [r for r in self._running.values() if r.started and not r.decoding]
-        if answers and not (prompts and self._prompts_next):
-            self._prompts_next = True
+        # Short ones in turn of age: these have places side by side.
+        shortest = min(prompts, key=lambda each: max(len(each.todo), self._chunk), default=None)
+        if shortest is None or (answers and not self._prompts_go_on(shortest)):
+            self._turns = TURNS
             return [(request, 1) for request in answers]
-        self._prompts_next = False
-        if not prompts:
-            return []
-        self._oldest_next = not self._oldest_next
-        shortest = sorted(prompts, key=lambda request: len(request.todo))
-        first = prompts[0] if self._oldest_next else shortest[0]
-        chunk = min(self._chunk if answers else self._calm_chunk, self._n_batch)
-        portions = {first: self._portion(first, chunk)}
+        again = bool(answers) and self._turns < TURNS
+        if not again:
+            self._oldest_next = not self._oldest_next
+        first = shortest if again or not self._oldest_next else prompts[0]
+        chunk = self._calm_chunk if not answers else self._chunk_behind(len(first.place.tokens))
+        portions = {first: self._portion(first, min(chunk, self._n_batch))}
+        if answers:
+            self._turns = self._turns - 1 if portions[first] == len(first.todo) else 0
         # Several short ones go together. In a unified cache not so many that they would be
         # computed by tiles: that rounds otherwise, and no answer must depend on who came with it.
         room = min(self._chunk, self._n_batch)
         if self._cache.shape.unified and self._tile is not None:
             room = min(room, self._tile.rows - 1)
-        for request in shortest:
-            if sum(portions.values(), len(request.todo)) <= room:
-                portions.setdefault(request, len(request.todo))
+        for request in sorted(prompts, key=lambda each: abs(each.place.id - first.place.id)):
+            rest = len(request.todo)
+            if sum(portions.values(), rest) <= room and not _alone(rest, portions.values()):
+                portions.setdefault(request, rest)
         return list(portions.items())
+
+    def _prompts_go_on(self, shortest: Pending) -> bool:
+        """Whether it is the prompts' turn, though answers run."""
+        return self._turns == TURNS or (self._turns > 0 and len(shortest.todo) <= self._chunk)
+
+    def _chunk_behind(self, before: int) -> int:
+        """Tokens of a prompt that answers wait for, behind so many others."""
+        far = self._far is not None and before >= self._far and not self._cache.shape.unified
+        return max(self._chunk // 2, 1) if far else self._chunk
 
     def _portion(self, request: Pending, chunk: int) -> int:
         """A chunk of a prompt; all of it where less than another would be left."""
@@ -380,3 +403,13 @@ class Scheduler:
         del request.todo[:count]
         if not request.todo:
             plan.outputs[len(plan.tokens) - 1] = request.id
+
+
+def _alone(rest: int, portions: Iterable[int]) -> bool:
+    """Whether the last token of one of them would be computed alone, were they computed together.
+
+    llama.cpp computes sequences in step (``split_equal``), then what is left of the longer ones;
+    and ggml multiplies one row by other functions than several, which round otherwise. No answer
+    must depend on who came with it.
+    """
+    return any(abs(rest - portion) == 1 for portion in portions)

@@ -37,11 +37,12 @@ WORTH_SAVING = 8
 
 def streams(n_cells: int, n_seq: int, demand: int, need: int) -> Shape | None:
     """Streams for ``demand`` answers at once, of which the largest takes ``need`` cells; None
-    where the cells do not reach. With room for more and larger ones, as far as there is."""
+    where the cells do not reach. With room for twice as many, or else for such twice as large, as
+    far as there is."""
     most = min(n_seq, n_cells // _pad(need))
     if most < demand:
         return None
-    n = min(most, max(2 * demand, 4))
+    n = min(most, max(2 * demand, n_cells // _pad(2 * need), 4))
     return Shape(n, n_cells // n // PAD * PAD * n, unified=False)
 
 

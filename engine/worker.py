@@ -211,6 +211,7 @@ class Loop:
             n_batch=context.n_batch,
             chunk=context.chunk,
             calm_chunk=context.calm_chunk,
+            far=context.far,
             store=context.store,
             tile=context.tile,
             trims=context.trims,

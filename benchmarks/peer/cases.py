@@ -8,10 +8,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from statistics import median
 
-from benchmarks.peer.prompts import question, text
+from benchmarks.peer.prompts import question, text, unlike
 from benchmarks.peer.sessions import Answer, Session, ask_together, follow
 from benchmarks.peer.sides import Side
 
@@ -90,7 +91,9 @@ TOKENS = 128
 """Of an answer, where nothing else is said."""
 
 
-def distinct(side: Side, sessions: int, texts: Texts) -> Found:
+def distinct(
+    side: Side, sessions: int, texts: Texts, question: Callable[[str, int], str] = question
+) -> Found:
     """Different questions, all at once."""
     crowd = [side.session() for _ in range(sessions)]
     for number, each in enumerate(crowd):
@@ -187,6 +190,8 @@ _STREAMS = (
     "a KV stream for each slot, its default, faster than -kvu; as many cells as the bridge has; "
     "small batches, so that the first prompts do not wait for the last"
 )
+_MANY = f"{_STREAMS}; without flash attention more tokens a second, though later first ones"
+_OFF = "flash attention costs more than it brings"
 
 
 def _throughput(sessions: int, at_least: float, first: float, peer: str, why: str) -> Case:
@@ -216,11 +221,22 @@ _SHARED = Case(
     why="a slot for each; smaller batches let the first ones begin while the others wait",
 )
 
+_CROWD = _throughput(32, 1.08, 0.8, "-np 32 -c 16384 -b 128 -fa off", _MANY)
+
 CASES = (
     _throughput(1, 0.98, 1.0, "-np 1 -c 16384", "one slot"),
     _throughput(4, 1.0, 1.0, "-np 4 -c 16384 -b 128", _STREAMS),
-    _throughput(10, 1.03, 1.0, "-np 10 -c 16384 -b 128", _STREAMS),
-    _throughput(32, 1.08, 0.8, "-np 32 -c 16384 -b 128", _STREAMS),
+    _throughput(10, 1.03, 1.0, "-np 10 -c 16384 -b 128 -fa off", _MANY),
+    _CROWD,
+    replace(
+        _CROWD,
+        key="32-unlike",
+        title="32 sessions, whose questions begin with different words",
+        measure=partial(distinct, question=unlike),
+        metrics=tuple(replace(metric, bar=None) for metric in _CROWD.metrics),
+        why="told without a bar: above, the bridge computes the first six words once, "
+        "llama-server in every slot",
+    ),
     _SHARED,
     replace(
         _SHARED,
@@ -238,8 +254,8 @@ CASES = (
         measure=second_turn,
         metrics=(Metric("first token, median", "ms", 1.0),),
         load="",
-        peer="-np 10 -c 16384",
-        why="all ten fit, on both sides: with a slot for each nothing is computed twice",
+        peer="-np 10 -c 16384 -fa off",
+        why=f"all ten fit, on both sides: with a slot for each nothing is computed twice; {_OFF}",
     ),
     Case(
         key="gap",
@@ -250,9 +266,10 @@ CASES = (
             Metric("worst gap of the others", "s", 1.0),
             Metric("the long prompt's first token", "s"),
         ),
-        load="",
-        peer="-np 9 -c 39168 -b 128",
-        why="a batch is what the others wait for; with 64 the long prompt takes four times as long",
+        load="n_cells=39168",
+        peer="-np 9 -c 39168 -b 64 -fa off",
+        why="a batch is what the others wait for, and with smaller ones the long prompt takes longer; "
+        f"as many cells for both; {_OFF}",
     ),
     Case(
         key="memory",

@@ -38,9 +38,16 @@ _WHEN = (
 
 
 def question(part: str, number: int) -> str:
-    """One that a small model answers at length. part: what makes it a new one."""
+    """One that a small model answers at length; the first words are those of all the others.
+    part: what makes it a new one."""
     subject = SUBJECTS[number % len(SUBJECTS)]
     return f"Write a very long story about {subject}, part {part}."
+
+
+def unlike(part: str, number: int) -> str:
+    """The same, but no two of them begin alike."""
+    subject = SUBJECTS[number % len(SUBJECTS)]
+    return f"{subject}, part {part}: write a very long story about that."
 
 
 def sentence(rng: random.Random) -> str:

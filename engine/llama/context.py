@@ -19,12 +19,16 @@ from engine.llama.state import State, is_plain
 from engine.plan import Copy, Drop, Operation, Plan, Reshape, Restore, Save, Shape, Tile, Trim
 
 CHUNK = 64
-"""Tokens of a prompt in a decode while answers run: a tile of the CPU's attention (Q_TILE_SZ in
-ggml-cpu's ops.cpp). ``python -m benchmarks.prefill`` (SmolLM2-135M, 2 cores), tokens a second:
-63 at once 304, 64 at once 335, 255 at once 337; behind 1,000 tokens 72, 234 and 203 to 275."""
+"""Tokens of a prompt in a decode: a tile of the CPU's flash attention (Q_TILE_SZ in ggml-cpu's
+ops.cpp), and enough without it. ``python -m benchmarks.attention``."""
 
 CALM_CHUNK = 128
-"""The same while nobody waits for his next token: somebody may come who does."""
+"""The same with flash attention, while nobody waits for his next token: somebody may come who does.
+Without it more at once is slower."""
+
+FAR = 1500
+"""Tokens before it from which on half a chunk is computed at once without flash attention: it takes
+as long as a whole one at the start, and at 4,000 is faster by the token."""
 
 FIRST = 512
 """Cells of a stream at first: a question and an answer of 256 tokens, the default."""
@@ -70,15 +74,18 @@ class Context:
         cell_bytes = int(model.cell_elements() * KV_TYPES[options.kv_type] / 8)
         if not model.on_gpu:
             check_context(self.n_ctx, self.n_cells, cell_bytes)
+        self._flash = _flash_attention(model, options)
+        tiles = not model.on_gpu and self._flash != "off"
         self.chunk = self.n_batch if model.on_gpu else CHUNK
-        self.calm_chunk = self.n_batch if model.on_gpu else CALM_CHUNK
+        self.calm_chunk = self.n_batch if model.on_gpu else CALM_CHUNK if tiles else CHUNK
+        self.far = None if model.on_gpu or tiles else FAR
         self.store = (options.cache_ram << 20) // max(cell_bytes, 1) if options.share else 0
         """Cells whose contents `cache_ram` holds."""
         self.share = options.share
         # Cells behind the window are not in a state (llama_kv_cache::state_write), and may be
         # taken for others (find_slot): what is left when such a sequence is cut lacks them.
         self.trims = model.trims and not 0 < model.window < self.n_ctx
-        self.tile = None if model.on_gpu else Tile(CHUNK, *model.attention_costs())
+        self.tile = Tile(CHUNK, *model.attention_costs()) if tiles else None
         # Many small ones at first: to find that out later would cost all of them a new cut.
         many = min(self.n_seq, max(self.n_cells // FIRST, 1))
         self.shape = streams(self.n_cells, self.n_seq, many, 1) or Shape(
@@ -158,7 +165,7 @@ class Context:
         params.n_outputs_max = self.n_seq
         params.n_threads = params.n_threads_batch = self._options.n_threads or cores()
         params.type_k = params.type_v = _TYPES[self._options.kv_type]
-        params.flash_attn_type = _FLASH[self._options.flash_attn]
+        params.flash_attn_type = _FLASH[self._flash]
         self._context = C.llama_init_from_model(self._model.pointer, params)
         if not self._context:
             raise EngineError(f"no context of {shape.n_cells} tokens{reason()}")
@@ -240,6 +247,14 @@ class Context:
     @property
     def _n_streams(self) -> int:
         return 1 if self.shape.unified else self.shape.n_seq
+
+
+def _flash_attention(model: Model, options: LoadOptions) -> str:
+    """`LoadOptions.flash_attn`, decided where that is ours to decide."""
+    quantised = KV_TYPES[options.kv_type] < KV_TYPES["f16"]
+    if options.flash_attn != "auto" or model.on_gpu or quantised:
+        return options.flash_attn
+    return "off"
 
 
 def _bytes(state: NDArray[np.uint8]) -> ctypes._Pointer[ctypes.c_uint8]:

@@ -80,7 +80,7 @@ class Model:
         them, where all the rest that a token costs is 1.
 
         By the multiplications of each, and how fast a CPU does them: measured on SmolLM2-135M
-        (``python -m benchmarks.prefill``), a weight 37 G a second, attention 3 G, in tiles 21 G.
+        (``python -m benchmarks.attention``), a weight 37 G a second, attention 3 G, in tiles 21 G.
         """
         head: int = C.llama_model_n_embd(self.pointer)
         attention = 2 * head * C.llama_model_n_layer(self.pointer) / max(self.parameters, 1)

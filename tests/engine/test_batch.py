@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from engine import EngineError
@@ -8,6 +10,7 @@ from engine.cache import Cache, Found, streams
 from engine.plan import Copy, Drop, Plan, Reshape, Restore, Save, Shape, Tile, Trim
 
 UNIFIED = Shape(4, 100, unified=True)
+STREAMS_4 = Shape(4, 1024, unified=False)
 UNIFIED_1024 = Shape(4, 1024, unified=True)
 
 
@@ -70,7 +73,7 @@ def test_a_long_prompt_does_not_hold_up_running_answers():
     batch.add(1, prompt(2), 50)
     step(batch)
     batch.add(2, prompt(40, 2000), 5)
-    assert [len(step(batch).tokens) for _ in range(5)] == [1, 16, 1, 24, 2]
+    assert [len(step(batch).tokens) for _ in range(5)] == [16, 1, 24, 2, 2]
 
 
 def test_a_short_prompt_does_not_wait_for_a_long_one_nor_starve_it():
@@ -79,7 +82,61 @@ def test_a_short_prompt_does_not_wait_for_a_long_one_nor_starve_it():
     batch.add(2, prompt(20, 2000), 5)
     batch.add(3, prompt(24, 3000), 5)
     seqs = [step(batch).seqs for _ in range(4)]
-    assert [set(each) for each in seqs] == [{1}, {1}, {0}, {1}]
+    assert [set(each) for each in seqs] == [{1}, {0}, {1}, {2}]
+
+
+def rows(plan: Plan) -> dict[int, int]:
+    """How many tokens of each sequence are computed."""
+    return dict(Counter(plan.seqs))
+
+
+def test_short_prompts_have_two_turns_for_each_of_the_answers():
+    batch = scheduler(STREAMS_4)
+    for answer in (1, 2, 3, 4):
+        batch.add(answer, prompt(12, answer * 1000), 50)
+    found = [rows(step(batch)) for _ in range(5)]
+    assert found == [{0: 12}, {1: 12}, {2: 12}, {0: 1, 1: 1, 2: 1}, {3: 12}]
+
+
+def test_a_long_prompt_has_one_turn_for_each_of_the_answers():
+    batch = scheduler(STREAMS_4)
+    batch.add(1, prompt(2), 50)
+    step(batch)
+    batch.add(2, prompt(100, 2000), 50)
+    assert [rows(step(batch)) for _ in range(4)] == [{1: 16}, {0: 1}, {1: 16}, {0: 1}]
+
+
+def test_far_behind_others_a_chunk_is_half_as_large_while_answers_run():
+    batch = scheduler(STREAMS_4, far=32)
+    batch.add(1, prompt(2), 50)
+    step(batch)
+    batch.add(2, prompt(100, 2000), 50)
+    found = [rows(step(batch)) for _ in range(8)]
+    assert [each[1] for each in found if 1 in each] == [16, 16, 8, 8]
+
+
+def test_a_long_prompt_does_not_starve_beside_short_ones_of_one_token_answers():
+    batch = scheduler(STREAMS_4)
+    batch.add(1, prompt(100), 50)
+    computed = 0
+    for answer in range(2, 12):
+        batch.add(answer, prompt(12, answer * 1000), 1)
+        computed += rows(step(batch)).get(0, 0)
+    assert computed >= 4 * 16
+
+
+def test_prompts_of_neighbours_go_together():
+    batch = scheduler(STREAMS_4)
+    for answer, length in enumerate((6, 8, 4, 6), 1):
+        batch.add(answer, prompt(length, answer * 1000), 50)
+    assert rows(step(batch)) == {0: 6, 1: 8}
+
+
+def test_prompts_of_which_one_token_would_be_computed_alone_do_not_go_together():
+    batch = scheduler(STREAMS_4)
+    batch.add(1, prompt(6), 50)
+    batch.add(2, prompt(7, 2000), 50)
+    assert [rows(step(batch)) for _ in range(3)] == [{0: 6}, {1: 7}, {0: 1, 1: 1}]
 
 
 def test_short_prompts_go_together_but_not_to_a_whole_tile():
@@ -160,14 +217,22 @@ def test_the_next_turn_of_a_conversation_computes_only_what_is_new():
     assert plan.tokens == [8, 9]
 
 
-def test_of_the_same_prompt_the_last_token_is_computed_again():
+def test_of_the_same_prompt_the_last_two_tokens_are_computed_again():
     batch = scheduler()
     batch.add(1, prompt(10), 30)
     run(batch)
     batch.add(2, prompt(10), 30)
     plan = step(batch)
-    assert plan.admitted[0].cached == 9
-    assert plan.positions == [9]
+    assert plan.admitted[0].cached == 8
+    assert plan.positions == [8, 9]
+
+
+def test_behind_what_was_found_an_even_number_of_tokens_is_computed():
+    batch = scheduler()
+    batch.add(1, prompt(10), 3)
+    run(batch)
+    batch.add(2, [*prompt(10), 1, 2, 3], 3)
+    assert step(batch).positions == [9, 10, 11, 12]
 
 
 def test_a_common_system_prompt_does_not_cost_another_his_conversation():
@@ -176,7 +241,7 @@ def test_a_common_system_prompt_does_not_cost_another_his_conversation():
     run(batch)
     batch.add(2, [*prompt(10), 1, 2], 3)
     run(batch)
-    batch.add(3, [*prompt(30), 7, 7, 5], 3)
+    batch.add(3, [*prompt(30), 7, 7, 5, 6], 3)
     assert step(batch).admitted[0].cached == 32
 
 
@@ -190,7 +255,7 @@ def test_kept_prefixes_give_way_least_recently_used_first():
     assert plan.operations == [Trim(0, 0)]
     batch.cancel(3)
     batch.add(4, prompt(20, 2000), 1)
-    assert step(batch).admitted[0].cached == 19
+    assert step(batch).admitted[0].cached == 18
 
 
 def test_a_recurrent_state_is_used_whole_or_not_at_all():
@@ -227,7 +292,7 @@ def test_what_gives_way_is_saved_and_brought_back():
         plan = step(batch)
         run(batch)
     assert plan.operations == [Save(0, 3), Trim(0, 0)]
-    batch.add(4, [*prompt(20, 1000), 7, 7, 8], 3)
+    batch.add(4, [*prompt(20, 1000), 7, 7, 8, 9], 3)
     plan = step(batch)
     assert plan.admitted[0].cached == 22
     assert plan.operations[-1] == Restore(3, 1, 22)
@@ -274,8 +339,8 @@ def test_those_that_come_together_wait_for_one_prefill():
     assert [admission.cached for admission in first.admitted] == [0]
     assert second.operations == [Copy(0, 1, 24), Copy(0, 2, 24)]
     assert [(a.id, a.cached) for a in second.admitted] == [(2, 24), (3, 24)]
-    assert second.tokens == [7]
-    assert sorted(step(batch).outputs.values()) == [2, 3]
+    assert second.tokens == [2, 12, 3, 13]
+    assert sorted(second.outputs.values()) == [2, 3]
 
 
 def test_who_waits_goes_on_when_the_other_is_cancelled():
@@ -356,14 +421,14 @@ def test_a_new_answer_takes_the_place_beside_the_others():
     step(batch)
     batch.cancel(2)
     batch.add(4, prompt(10, 4000), 100)
-    assert step(batch).seqs == [0, 2]
     assert step(batch).seqs == [1] * 10
 
 
 @pytest.mark.parametrize(
     ("demand", "need", "shape"),
     [
-        (1, 300, (4, 4096)),
+        (1, 300, (21, 768)),
+        (1, 3000, (4, 4096)),
         (10, 1300, (10, 1536)),
         (32, 300, (32, 512)),
         (40, 300, None),
@@ -373,6 +438,17 @@ def test_a_new_answer_takes_the_place_beside_the_others():
 def test_streams_are_as_many_and_as_large_as_the_answers_need(demand, need, shape):
     found = streams(16384, 32, demand, need)
     assert (found and (found.n_seq, found.n_ctx)) == shape
+
+
+def test_after_a_cut_it_is_the_answers_turn():
+    batch = scheduler(STREAMS_4)
+    batch.add(1, prompt(2), 50)
+    step(batch)
+    batch.add(2, prompt(400, 2000), 50)
+    plan = step(batch)
+    assert isinstance(plan.operations[-1], Reshape)
+    assert plan.seqs == [0]
+    assert step(batch).seqs == [1] * 16
 
 
 def test_what_is_faster_computed_again_from_the_start_is_not_copied():

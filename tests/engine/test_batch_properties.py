@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import settings
@@ -91,6 +92,9 @@ class Scheduling(RuleBasedStateMachine):
         if plan is None:
             return
         assert 0 < len(plan.tokens) <= 8
+        # None of several is longer by one token, which would be computed alone.
+        portions = sorted(Counter(plan.seqs).values())
+        assert 1 not in (after - before for before, after in pairwise(portions))
         self.cache.carry_out(plan)
         self.batch.decoded(plan)
         by_output = {answer: plan.seqs[row] for row, answer in plan.outputs.items()}

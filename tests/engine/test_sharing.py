@@ -64,18 +64,35 @@ async def test_a_beginning_is_used_while_its_answer_runs_and_after_it(load):
     assert min(beside.usage.cached_tokens, after.usage.cached_tokens) > 250
 
 
-@pytest.mark.parametrize("system", ["Be polite.", RULES * 2], ids=["short", "long"])
+@pytest.mark.parametrize("system", ["Be polite.", RULES], ids=["short", "long"])
 async def test_sharing_does_not_change_an_answer(load, system):
-    """As far as llama.cpp's rounding lets it: prompts of less than a tile (64 tokens) are computed
-    without tiles, shared or not; and the end of a long one by tiles, where it is one."""
-    tail = RULES if system != "Be polite." else ""
     texts = []
     for share in (False, True):
         engine = await load(share=share)
-        requests = [ask(f"{question} {tail}", system) for question in QUESTIONS]
-        heard = [await hear(engine, "smol", request) for request in requests]
+        heard = [await hear(engine, "smol", ask(question, system)) for question in QUESTIONS]
         assert all((each.usage.cached_tokens > 0) == share for each in heard[1:])
         texts.append([each.text for each in heard])
+    assert texts[0] == texts[1]
+
+
+async def test_nor_does_it_when_all_come_together(load):
+    texts = []
+    for share in (False, True):
+        engine = await load(share=share)
+        heard = await all_at_once(engine, [ask(question, RULES) for question in QUESTIONS])
+        texts.append([each.text for each in heard])
+    alone = await hear(engine, "smol", ask(QUESTIONS[0], RULES))
+    assert texts[0] == texts[1]
+    assert texts[0][0] == alone.text
+
+
+async def test_with_flash_attention_it_changes_none_whose_own_part_is_a_tile(load):
+    """Tiles round otherwise than single tokens do: docs/design.md, "Rounding"."""
+    texts = []
+    for share in (False, True):
+        engine = await load(share=share, flash_attn="on")
+        requests = [ask(f"{question} {RULES}", RULES) for question in QUESTIONS]
+        texts.append([(await hear(engine, "smol", request)).text for request in requests])
     assert texts[0] == texts[1]
 
 
@@ -85,7 +102,7 @@ async def test_what_gave_way_is_brought_back_and_goes_on_the_same(load):
     first = [await hear(engine, "smol", ask("Who are you?", system)) for system in systems]
     again = [await hear(engine, "smol", ask("Who are you?", system)) for system in systems]
     assert [each.text for each in first] == [each.text for each in again]
-    assert all(each.usage.cached_tokens == each.usage.prompt_tokens - 1 for each in again)
+    assert all(each.usage.prompt_tokens - each.usage.cached_tokens <= 2 for each in again)
 
 
 async def test_a_cache_cut_anew_keeps_what_runs(load):
@@ -102,7 +119,7 @@ async def test_a_cache_cut_anew_keeps_what_runs(load):
     assert text == alone.text
 
 
-@pytest.mark.parametrize("options", [{"kv_type": "q8_0"}, {"flash_attn": "off"}])
+@pytest.mark.parametrize("options", [{"kv_type": "q8_0"}, {"flash_attn": "on"}])
 async def test_options_of_the_cache_work_with_sharing(load, options):
     engine = await load(**options)
     heard = await all_at_once(engine, [ask(question) for question in QUESTIONS])

@@ -185,7 +185,7 @@ def test_a_worker_that_cannot_make_its_context_again_says_why():
     model = SimpleNamespace(tokens=lambda prompt: [1, 2, 3], n_vocab=8, suppressed=())
     context = SimpleNamespace(
         shape=Shape(1, 256, unified=False), n_cells=256, n_seq=1, n_ctx=256, n_batch=8, chunk=8,
-        calm_chunk=8, store=0, tile=None, trims=True, reshapes=True, share=True,
+        calm_chunk=8, far=None, store=0, tile=None, trims=True, reshapes=True, share=True,
         carry_out=refuse, forget=refuse,
     )  # fmt: skip
     with pytest.raises(EngineError):
