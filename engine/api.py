@@ -149,11 +149,11 @@ class LoadOptions(msgspec.Struct, frozen=True):
     n_ctx: tokens one conversation may hold; 0 chooses what the model was trained with, up to a
     sensible size. n_seq: answers running at once. n_cells: tokens of all of them together, for
     which memory is taken at once; 0 is twice n_ctx. n_batch: tokens in one decode. n_threads: 0
-    takes every core. n_gpu_layers: -1 offloads all where the build has a GPU. kv_type: of what
-    the cache holds, f16 or one of `KV_TYPES`. flash_attn: on, off, or auto: off on a CPU, unless
-    kv_type needs it, and as llama.cpp decides on a GPU. cache_ram: MiB of memory for what answers computed, beyond n_cells. share: whether
-    what one answer computed is used for another. lora: adapters, each the path of a GGUF file
-    and its scale.
+    takes every core. n_gpu_layers: -1 offloads all where the build has a GPU. kv_type: of what the
+    cache holds, f16 or one of `KV_TYPES`. flash_attn: on, off, or auto: off on a CPU, unless
+    kv_type needs it, and as llama.cpp decides on a GPU. cache_ram: MiB of memory for what answers
+    computed, beyond n_cells. share: whether what one answer computed is used for another. lora:
+    adapters, each the path of a GGUF file and its scale.
     """
 
     n_ctx: int = 0

@@ -60,11 +60,12 @@ class Scheduler:
 
     shape: how the cache is cut at first. n_cells: its cells in all, for the cuts to come. n_seq:
     answers at once. n_ctx: tokens one of them may hold, prompt included. n_batch: tokens in one
-    decode. chunk, calm_chunk: tokens of prompts in one; up to twice as many where the rest would
-    be less. far: tokens before it from which on a chunk is half as large, while answers run; not
-    in a unified cache, where their own decodes take long then, and would leave it little. tile: None where attention is not computed so. store: see `Cache`. trims: a sequence
-    can be cut anywhere; without it (recurrent models) it is used whole or not at all. share:
-    whether anything computed is used again. reshapes: whether the cache can be cut anew.
+    decode. chunk, calm_chunk: tokens of prompts in one; up to twice as many where the rest would be
+    less. far: tokens before it from which on a chunk is half as large, while answers run; not in a
+    unified cache, where their own decodes take long then, and would leave it little. tile: None
+    where attention is not computed so. store: see `Cache`. trims: a sequence can be cut anywhere;
+    without it (recurrent models) it is used whole or not at all. share: whether anything computed
+    is used again. reshapes: whether the cache can be cut anew.
     """
 
     def __init__(

@@ -30,11 +30,9 @@ GRACE_S = 2.0
 
 SPINS = "2000"
 """How often an OpenMP thread looks for the others before it sleeps (GOMP_SPINCOUNT of libgomp;
-its own choice is 300,000). Some of it must be: at 600 a lone answer loses a quarter of its speed.
-But where another process runs meanwhile, a load or a second model, a thread that spins holds the
-processor that the one it waits for needs. SmolLM2-135M, 2 cores, longest gap between two tokens
-while another model is loaded: 320 ms with libgomp's choice, 44 ms with this; tokens a second, alone
-103 and 108."""
+its own choice is 300,000). Some of it must be, or a lone answer loses speed. But where another
+process runs meanwhile, a load or a second model, a thread that spins holds the processor that the
+one it waits for needs."""
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 """Large pages for large memory, where the system has them on demand (GLIBC_TUNABLES): a KV cache is

@@ -268,8 +268,8 @@ CASES = (
         ),
         load="n_cells=39168",
         peer="-np 9 -c 39168 -b 64 -fa off",
-        why="a batch is what the others wait for, and with smaller ones the long prompt takes longer; "
-        f"as many cells for both; {_OFF}",
+        why="a batch is what the others wait for, and with smaller ones the long prompt takes "
+        f"longer; as many cells for both; {_OFF}",
     ),
     Case(
         key="memory",

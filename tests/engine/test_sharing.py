@@ -105,9 +105,15 @@ async def test_what_gave_way_is_brought_back_and_goes_on_the_same(load):
     assert all(each.usage.prompt_tokens - each.usage.cached_tokens <= 2 for each in again)
 
 
-async def test_a_cache_cut_anew_keeps_what_runs(load):
-    """One that needs more than a stream comes to others that have begun."""
-    engine = await load(n_ctx=1500, n_cells=2048, n_seq=8)
+@pytest.mark.parametrize(
+    "options",
+    [{"n_cells": 8192}, {"n_cells": 2048, "flash_attn": "on"}],
+    ids=["larger streams", "unified"],
+)
+async def test_a_cache_cut_anew_keeps_what_runs(load, options):
+    """One that needs more than a stream comes to others that have begun. Without flash attention
+    an answer that goes on in a unified cache is rounded otherwise."""
+    engine = await load(n_ctx=1500, n_seq=8, **options)
     short = [ask(question, "Be brief.", max_tokens=60) for question in QUESTIONS]
     alone = await hear(engine, "smol", short[0])
     async with engine.generate("smol", short[0]) as answer:
