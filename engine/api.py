@@ -193,6 +193,22 @@ def cache_size(options: LoadOptions, n_ctx_train: int) -> tuple[int, int]:
     return n_ctx, max(options.n_cells or 2 * n_ctx, n_ctx)
 
 
+def flash_attention(options: LoadOptions, *, on_gpu: bool) -> str:
+    """`LoadOptions.flash_attn`, decided where that is ours to decide: off where it is slower."""
+    quantised = KV_TYPES[options.kv_type] < KV_TYPES["f16"]
+    ours = options.flash_attn == "auto" and not on_gpu and not quantised
+    return "off" if ours else options.flash_attn
+
+
+def scores_size(options: LoadOptions, n_head: int, *, on_gpu: bool) -> int:
+    """Bytes a cell that attention without flash attention takes besides the KV cache, when it goes
+    to all cells at once: a number for every head of `ROWS` tokens."""
+    return 4 * ROWS * n_head if flash_attention(options, on_gpu=on_gpu) == "off" else 0
+
+
+ROWS = 128
+"""Tokens that are computed at once at most without flash attention (n_ubatch of llama.cpp)."""
+
 ModelState = Literal["none", "loading", "ready", "failed"]
 
 

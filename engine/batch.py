@@ -14,9 +14,8 @@ and `cancel` leads out of each of them. Six rules keep it safe, fair and fast:
   are faster, unified where they do not.
 - *Nothing is computed twice.* An answer starts from the longest beginning of its prompt that is
   in the cache. Where somebody before it is just computing more of it, it waits for that.
-- *A step is bounded.* Decodes take turns: one with the next token of every running answer, one
-  with some ``chunk`` tokens of prompts (``calm_chunk`` when nobody waits for his next token), in
-  turn of the oldest prompt and of the shortest ones. Short ones have `TURNS` of them.
+- *A step is bounded.* Decodes of the answers' next tokens and of chunks of prompts take turns
+  (`engine.turns`).
 - *By tiles.* Where attention is computed by tiles, it is several times faster over a long context
   for a `Tile` of tokens of one prompt than for fewer, so prompts are not cut smaller than that, and
   the last tokens of what was found are computed again where that is faster than to compute few.
@@ -39,13 +38,11 @@ from engine.cache import Cache, Found, streams
 from engine.pending import Pending, prompt_too_long
 from engine.plan import Admission, Plan, Shape, Tile
 from engine.prefix import common_prefix
+from engine.turns import Turns
 
 WORTH_WAITING = 4
 """Tokens that somebody else is about to compute from which on one waits for them: one more decode,
 which takes as long as so many tokens."""
-
-TURNS = 2
-"""Decodes of short prompts to one of answers; of the chunks of a long one, one to one."""
 
 WORTH_MOVING = 16
 """Tokens an answer may still generate from which on it is moved beside the others."""
@@ -60,12 +57,10 @@ class Scheduler:
 
     shape: how the cache is cut at first. n_cells: its cells in all, for the cuts to come. n_seq:
     answers at once. n_ctx: tokens one of them may hold, prompt included. n_batch: tokens in one
-    decode. chunk, calm_chunk: tokens of prompts in one; up to twice as many where the rest would be
-    less. far: tokens before it from which on a chunk is half as large, while answers run; not in a
-    unified cache, where their own decodes take long then, and would leave it little. tile: None
-    where attention is not computed so. store: see `Cache`. trims: a sequence can be cut anywhere;
-    without it (recurrent models) it is used whole or not at all. share: whether anything computed
-    is used again. reshapes: whether the cache can be cut anew.
+    decode. chunk, calm_chunk, far: see `Turns`. tile: None where attention is not computed so.
+    store: see `Cache`. trims: a sequence can be cut anywhere; without it (recurrent models) it is
+    used whole or not at all. share: whether anything computed is used again. reshapes: whether the
+    cache can be cut anew.
     """
 
     def __init__(
@@ -91,10 +86,9 @@ class Scheduler:
         self._n_cells = n_cells
         self._n_seq = n_seq
         self._n_ctx = n_ctx
-        self._n_batch = n_batch
-        self._chunk = chunk
-        self._calm_chunk = calm_chunk or chunk
-        self._far = far
+        self._turns = Turns(
+            chunk=chunk, calm_chunk=calm_chunk or chunk, far=far, n_batch=n_batch, tile=tile
+        )
         self._tile = tile
         self._trims = trims
         self._follows = trims and share
@@ -105,10 +99,6 @@ class Scheduler:
         """Those that have a sequence, in the order of their admission."""
         self._steps = 0
         """Since the cache was cut last."""
-        self._turns = TURNS
-        """How often prompts may go on while answers wait."""
-        self._oldest_next = True
-        """Whether it is the oldest prompt's."""
 
     @property
     def shape(self) -> Shape:
@@ -171,7 +161,8 @@ class Scheduler:
             if not request.started:
                 self._start(request, plan)
         plan.operations = self._cache.take_operations()
-        for request, count in sorted(self._portions(), key=lambda each: each[0].place.id):
+        portions = self._turns.next(self._running.values(), unified=self.shape.unified)
+        for request, count in sorted(portions, key=lambda each: each[0].place.id):
             self._take(plan, request, count)
         return plan if plan.tokens else None
 
@@ -232,7 +223,7 @@ class Scheduler:
 
     def _find(self, request: Pending) -> Found:
         """What need not be computed of a prompt, as far as that is the fastest, and leaves an even
-        number of tokens: see `_alone`."""
+        number of tokens: two at least, and no two prompts that differ by one (`engine.turns`)."""
         found, tile = self._cache.find(request.prompt), self._tile
         length = len(request.prompt)
         if not found.n or not self._trims:
@@ -284,8 +275,8 @@ class Scheduler:
     def _cut(self, shape: Shape) -> None:
         self._cache.reshape(shape)
         self._steps = 0
-        # It took a while, and what runs has waited.
-        self._turns = 0
+        # It takes a while.
+        self._turns.give_way()
 
     def _wishes(self) -> dict[int, int]:
         """The sequences in which the next in the queue would like to go on, by their ids: nobody
@@ -352,48 +343,6 @@ class Scheduler:
 
     # A step
 
-    def _portions(self) -> list[tuple[Pending, int]]:
-        """How many tokens of which answers the next decode computes."""
-        answers = [request for request in self._running.values() if request.decoding]
-        prompts = [r for r in self._running.values() if r.started and not r.decoding]
-        # Short ones in turn of age: these have places side by side.
-        shortest = min(prompts, key=lambda each: max(len(each.todo), self._chunk), default=None)
-        if shortest is None or (answers and not self._prompts_go_on(shortest)):
-            self._turns = TURNS
-            return [(request, 1) for request in answers]
-        again = bool(answers) and self._turns < TURNS
-        if not again:
-            self._oldest_next = not self._oldest_next
-        first = shortest if again or not self._oldest_next else prompts[0]
-        chunk = self._calm_chunk if not answers else self._chunk_behind(len(first.place.tokens))
-        portions = {first: self._portion(first, min(chunk, self._n_batch))}
-        if answers:
-            self._turns = self._turns - 1 if portions[first] == len(first.todo) else 0
-        # Several short ones go together. In a unified cache not so many that they would be
-        # computed by tiles: that rounds otherwise, and no answer must depend on who came with it.
-        room = min(self._chunk, self._n_batch)
-        if self._cache.shape.unified and self._tile is not None:
-            room = min(room, self._tile.rows - 1)
-        for request in sorted(prompts, key=lambda each: abs(each.place.id - first.place.id)):
-            rest = len(request.todo)
-            if sum(portions.values(), rest) <= room and not _alone(rest, portions.values()):
-                portions.setdefault(request, rest)
-        return list(portions.items())
-
-    def _prompts_go_on(self, shortest: Pending) -> bool:
-        """Whether it is the prompts' turn, though answers run."""
-        return self._turns == TURNS or (self._turns > 0 and len(shortest.todo) <= self._chunk)
-
-    def _chunk_behind(self, before: int) -> int:
-        """Tokens of a prompt that answers wait for, behind so many others."""
-        far = self._far is not None and before >= self._far and not self._cache.shape.unified
-        return max(self._chunk // 2, 1) if far else self._chunk
-
-    def _portion(self, request: Pending, chunk: int) -> int:
-        """A chunk of a prompt; all of it where less than another would be left."""
-        rest = len(request.todo)
-        return rest if rest < min(2 * chunk, self._n_batch + 1) else chunk
-
     def _take(self, plan: Plan, request: Pending, count: int) -> None:
         part = request.todo[:count]
         if not part:
@@ -404,13 +353,3 @@ class Scheduler:
         del request.todo[:count]
         if not request.todo:
             plan.outputs[len(plan.tokens) - 1] = request.id
-
-
-def _alone(rest: int, portions: Iterable[int]) -> bool:
-    """Whether the last token of one of them would be computed alone, were they computed together.
-
-    llama.cpp computes sequences in step (``split_equal``), then what is left of the longer ones;
-    and ggml multiplies one row by other functions than several, which round otherwise. No answer
-    must depend on who came with it.
-    """
-    return any(abs(rest - portion) == 1 for portion in portions)

@@ -13,7 +13,7 @@ What an answer computed stays in its sequence when it ends, until the place is n
 saved in ordinary memory, as far as there is room (``store``), least recently used first to go.
 A new answer begins with the longest beginning of its prompt that is to be found anywhere, be it in
 a sequence of its own, of a running answer, or saved. Between streams that is a copy of memory
-(4 µs a token of SmolLM2, against 3 ms to compute it); in a unified cache, of a mark a cell.
+(6 µs a token of SmolLM2, against 3 ms to compute it); in a unified cache, of a mark a cell.
 
 Everything here only notes what is to be done, as a list of operations in their order; whoever owns
 the real cache carries them out. Pure: neither llama.cpp nor a clock may come in.
@@ -37,8 +37,8 @@ WORTH_SAVING = 8
 
 def streams(n_cells: int, n_seq: int, demand: int, need: int) -> Shape | None:
     """Streams for ``demand`` answers at once, of which the largest takes ``need`` cells; None
-    where the cells do not reach. With room for twice as many, or else for such twice as large, as
-    far as there is."""
+    where the cells do not reach. As far as there is room twice as many, and more where each can
+    still be twice as large."""
     most = min(n_seq, n_cells // _pad(need))
     if most < demand:
         return None

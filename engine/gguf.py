@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine import memory, metadata
-from engine.api import KV_TYPES, EngineError, LoadOptions, cache_size
+from engine.api import KV_TYPES, EngineError, LoadOptions, cache_size, scores_size
 
 _ON_CPU = re.compile(r"libggml(-base|-cpu.*|-blas|-rpc)?")
 """The libraries of ggml that use no GPU; each backend is one of its own."""
@@ -30,7 +30,8 @@ _VERSIONS = (2, 3)
 @dataclass(frozen=True, slots=True)
 class Need:
     """What a model will take of the machine's memory, in bytes. cache: of the KV cache of
-    ``n_cells`` tokens; 0 where the file does not say, or it may be on a GPU."""
+    ``n_cells`` tokens, and attention to them; 0 where the file does not say, or it may be on a
+    GPU."""
 
     file: int
     n_cells: int = 0
@@ -67,6 +68,8 @@ def examine(path: str, options: LoadOptions) -> Need:
     _, n_cells = cache_size(options, metadata.number(sizes, "context_length"))
     on_gpu = options.n_gpu_layers != 0 and _offloads()
     cell_bytes = metadata.cell_elements(sizes) * KV_TYPES[options.kv_type] / 8
+    n_head = metadata.number(sizes, "attention.head_count")
+    cell_bytes += scores_size(options, n_head, on_gpu=on_gpu)
     cache = 0 if on_gpu else int(max(n_cells, 0) * cell_bytes)
     return Need(info.st_size, n_cells, cache)
 

@@ -66,11 +66,15 @@ class Model:
         """Whether `tokens` takes a `Chat`."""
         return self._template is not None
 
+    @property
+    def n_head(self) -> int:
+        """Heads of attention, 1 at least."""
+        return max(int(C.llama_model_n_head(self.pointer)), 1)
+
     def cell_elements(self) -> int:
         """Numbers that a token takes in the cache: in every layer, a key and a value for every
         head of them. More than it is where layers share, or have none."""
-        n_head = max(C.llama_model_n_head(self.pointer), 1)
-        head: int = C.llama_model_n_embd(self.pointer) // n_head
+        head: int = C.llama_model_n_embd(self.pointer) // self.n_head
         n_layer: int = C.llama_model_n_layer(self.pointer)
         heads: int = n_layer * C.llama_model_n_head_kv(self.pointer)
         return heads * head * 2

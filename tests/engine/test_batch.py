@@ -440,6 +440,49 @@ def test_streams_are_as_many_and_as_large_as_the_answers_need(demand, need, shap
     assert (found and (found.n_seq, found.n_ctx)) == shape
 
 
+def test_cuts_do_not_starve_a_prompt():
+    """A client that makes two shapes of the cache fit in turn, and cancels what it asked."""
+    batch = scheduler(Shape(8, 16384, unified=False), n_seq=32, n_batch=64)
+    batch.add(1, prompt(2), 1000)
+    step(batch)
+    batch.add(2, prompt(100, 2000), 50)
+    cuts, computed = 0, False
+    for turn in range(3, 300, 10):
+        few_large = turn % 20 == 3
+        asked = range(turn, turn + (1 if few_large else 8))
+        for answer in asked:
+            batch.add(answer, prompt(3000 if few_large else 5, answer * 5000), 5)
+        plan = step(batch)
+        cuts += any(isinstance(operation, Reshape) for operation in plan.operations)
+        computed = computed or 2 in plan.outputs.values()
+        for answer in asked:
+            batch.cancel(answer)
+    assert cuts > 20
+    assert computed
+
+
+def test_a_long_rest_of_a_prompt_is_no_short_one():
+    batch = scheduler(STREAMS_4)
+    batch.add(1, prompt(2), 50)
+    step(batch)
+    batch.add(2, prompt(31, 2000), 50)
+    batch.add(3, prompt(16, 3000), 50)
+    assert [rows(step(batch)) for _ in range(3)] == [{1: 31}, {0: 1, 1: 1}, {2: 16}]
+
+
+def test_a_prompt_of_one_token_goes_by_itself():
+    batch = scheduler(STREAMS_4)
+    batch.add(1, [1], 50)
+    batch.add(2, prompt(6, 2000), 50)
+    assert [rows(step(batch)) for _ in range(2)] == [{0: 1}, {1: 6}]
+
+
+def test_no_single_token_of_a_prompt_is_left():
+    batch = scheduler(n_batch=16)
+    batch.add(1, prompt(17), 5)
+    assert [len(step(batch).tokens) for _ in range(2)] == [15, 2]
+
+
 def test_after_a_cut_it_is_the_answers_turn():
     batch = scheduler(STREAMS_4)
     batch.add(1, prompt(2), 50)

@@ -40,19 +40,22 @@ class Scheduling(RuleBasedStateMachine):
         store=st.sampled_from((0, 40, 200)),
         tile=st.sampled_from((None, Tile(6, 0.02, 0.002), Tile(6, 0.3, 0.01), Tile(6, 3.0, 0.5))),
         reshapes=st.booleans(),
+        far=st.sampled_from((None, 0, 12)),
     )
-    def begin(self, unified, store, tile, reshapes):
+    def begin(self, unified, store, tile, reshapes, far):
         unified = unified or not reshapes
         shape = Shape(3, 60, unified=True) if unified else Shape(2, 56, unified=False)
         self.cache = RealCache(shape, store)
         self.batch = Scheduler(
-            shape, n_cells=60, n_ctx=40, n_seq=3, n_batch=8, chunk=5, calm_chunk=6,
+            shape, n_cells=60, n_ctx=40, n_seq=3, n_batch=8, chunk=5, calm_chunk=6, far=far,
             store=store, trims=self.trims, share=self.share, tile=tile, reshapes=reshapes,
         )  # fmt: skip
         self.said: dict[int, list[int]] = {}  # prompt and tokens so far, of answers not ended
         self.allowed: dict[int, int] = {}
         self.ended: Counter[int] = Counter()
         self.asked = 0
+        self.decoding: set[int] = set()
+        self.waited = 0  # tokens of prompts since the last decode of answers
 
     @rule(prompt=tokens, max_tokens=st.integers(1, 50))
     def ask(self, prompt, max_tokens):
@@ -95,6 +98,13 @@ class Scheduling(RuleBasedStateMachine):
         # None of several is longer by one token, which would be computed alone.
         portions = sorted(Counter(plan.seqs).values())
         assert 1 not in (after - before for before, after in pairwise(portions))
+        assert portions[-1] == 1 or portions[0] > 1 or len(portions) == 1
+        # Between two tokens of an answer two chunks of prompts are computed at most.
+        self.decoding &= set(self.said)
+        waits = self.decoding and self.decoding.isdisjoint(plan.outputs.values())
+        self.waited = self.waited + len(plan.tokens) if waits else 0
+        assert self.waited <= 2 * 5
+        self.decoding |= set(plan.outputs.values())
         self.cache.carry_out(plan)
         self.batch.decoded(plan)
         by_output = {answer: plan.seqs[row] for row, answer in plan.outputs.items()}

@@ -79,9 +79,15 @@ def test_whatever_stands_in_a_file_is_no_error(data):
 
 def test_the_need_of_the_default_model_is_what_llama_cpp_takes(smol):
     """30 layers of 3 heads, 64 wide: 180 MiB for 8,192 cells, as llama.cpp logs it."""
-    assert examine(smol, LoadOptions()) == Need(98_362_432, 16384, 360 << 20)
-    assert examine(smol, LoadOptions(n_ctx=512)).cache == 360 << 16
+    flash = LoadOptions(flash_attn="on")
+    assert examine(smol, flash) == Need(98_362_432, 16384, 360 << 20)
+    assert examine(smol, LoadOptions(n_ctx=512, flash_attn="on")).cache == 360 << 16
     assert examine(smol, LoadOptions(n_cells=8192, kv_type="q4_0")).cache == (180 << 20) * 4.5 / 16
+
+
+def test_without_flash_attention_its_scores_need_memory_too(smol):
+    """Of 128 tokens, 9 heads and 4 bytes a cell."""
+    assert examine(smol, LoadOptions()).cache == (360 << 20) + 16384 * 128 * 9 * 4
 
 
 def test_where_llama_cpp_is_built_for_a_gpu_the_cache_may_lie_there(smol, tmp_path, monkeypatch):
@@ -92,7 +98,7 @@ def test_where_llama_cpp_is_built_for_a_gpu_the_cache_may_lie_there(smol, tmp_pa
     spec.submodule_search_locations = [str(tmp_path)]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     assert examine(smol, LoadOptions()).cache == 0
-    assert examine(smol, LoadOptions(n_gpu_layers=0)).cache == 360 << 20
+    assert examine(smol, LoadOptions(n_gpu_layers=0)).cache >= 360 << 20
 
 
 @pytest.fixture
