@@ -45,9 +45,9 @@ def question(part: str, number: int) -> str:
 
 
 def unlike(part: str, number: int) -> str:
-    """The same, but no two of them begin alike."""
+    """The same, but no two of them begin with the same words."""
     subject = SUBJECTS[number % len(SUBJECTS)]
-    return f"{subject}, part {part}: write a very long story about that."
+    return f"{number}. About {subject}, part {part}: write a very long story."
 
 
 def sentence(rng: random.Random) -> str:
