@@ -190,9 +190,7 @@ _STREAMS = (
     "a KV stream for each slot, its default, faster than -kvu; as many cells as the bridge has; "
     "small batches, so that the first prompts do not wait for the last"
 )
-_MANY = (
-    f"{_STREAMS}; without flash attention 2 to 4 % more tokens a second, though 6 % later first ones"
-)
+_MANY = f"{_STREAMS}; without flash attention 2 to 4 % more tokens a second, first ones 6 % later"
 _OFF = "flash attention costs more than it brings"
 
 

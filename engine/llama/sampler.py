@@ -41,10 +41,8 @@ class Sampler:
     of the model, as many more as have a bias or a penalty, and these. The text is the same as
     that of all the vocabulary, but for tokens of exactly equal logits.
 
-    The same seed and prompt give the same text as far as llama.cpp's arithmetic does. Measured
-    (CPU, flash attention): attention over a tile of 64 tokens and more of one prompt rounds
-    otherwise than over fewer, and a lone token in a sequence of 512 cells and more otherwise than
-    one beside others. Else neither the batch nor a reused prefix changes a logit.
+    The same seed and prompt give the same text as far as llama.cpp's arithmetic does: see
+    docs/design.md, "Rounding".
 
     Raises `EngineError` for a grammar that cannot be used, and a bias for a token that the
     model does not have.
