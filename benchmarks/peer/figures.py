@@ -51,8 +51,8 @@ class Row:
     def said(self) -> str:
         """In one line."""
         return (
-            f"{self.case.title}: {self.metric.name}: {_number(median(self.ours))} against "
-            f"{_number(median(self.peer))} {self.metric.unit}: {self.ratio:.2f}"
+            f"{self.case.title}: {self.metric.name}: {rounded(median(self.ours))} against "
+            f"{rounded(median(self.peer))} {self.metric.unit}: {self.ratio:.2f}"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def table(found: Iterable[Row]) -> str:
         verdict = "" if row.metric.bar is None else "yes" if row.met else "**NO**"
         lines.append(
             f"| {title} | {row.metric.name}, {row.metric.unit} "
-            f"| {_number(median(row.ours))} | {_number(median(row.peer))} "
+            f"| {rounded(median(row.ours))} | {rounded(median(row.peer))} "
             f"| {row.ratio:.2f} [{min(row.ratios):.2f}–{max(row.ratios):.2f}] "
             f"| {row.bar} | {verdict} |"
         )
@@ -138,5 +138,5 @@ def settings(cases: Iterable[Case]) -> str:
     return "\n".join(lines)
 
 
-def _number(value: float) -> str:
+def rounded(value: float) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:,.0f}"

@@ -13,7 +13,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.peer.figures import Row
+from benchmarks.peer.figures import Row, rounded
 
 MET, MISSED, TOLD, INK = "#2a7f62", "#c0392b", "#7f8c8d", "#222222"
 
@@ -86,6 +86,6 @@ def _reach(rows: Sequence[Row]) -> tuple[float, float]:
 
 
 def _said(row: Row) -> str:
-    figures = f"{median(row.ours):,.3g} : {median(row.peer):,.3g} {row.metric.unit}"
+    figures = f"{rounded(median(row.ours))} : {rounded(median(row.peer))} {row.metric.unit}"
     verdict = "" if row.metric.bar is None else f", bar {row.bar}: {'yes' if row.met else 'NO'}"
     return f"{row.ratio:.2f}  ({figures}{verdict})"
