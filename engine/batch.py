@@ -344,10 +344,7 @@ class Scheduler:
     # A step
 
     def _take(self, plan: Plan, request: Pending, count: int) -> None:
-        part = request.todo[:count]
-        if not part:
-            return
-        seq = request.place
+        part, seq = request.todo[:count], request.place
         plan.add(seq.id, part, len(seq.tokens))
         self._cache.append(seq, part)
         del request.todo[:count]

@@ -40,7 +40,7 @@ class Turns:
         self._oldest_next = True
         """Whether it is the oldest prompt's."""
         self._gave_way = False
-        """Whether prompts lost their turn since one was computed."""
+        """Whether prompts that wait have lost a turn."""
 
     def give_way(self) -> None:
         """It is the answers' turn, for they have waited for something else; not twice in a row."""
@@ -58,7 +58,7 @@ class Turns:
         prompts = [request for request in started if not request.decoding]
         quickest = min(prompts, key=lambda each: max(len(each.todo), self._chunk), default=None)
         if quickest is None or (answers and not self._go_on(quickest)):
-            self._left = TURNS
+            self._left, self._gave_way = TURNS, self._gave_way and bool(prompts)
             return [(request, 1) for request in answers]
         self._gave_way = False
         again = bool(answers) and self._left < TURNS

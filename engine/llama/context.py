@@ -36,7 +36,8 @@ Without it more at once is slower."""
 
 FAR = 1500
 """Tokens before it from which on half a chunk is computed at once without flash attention, while
-answers run: behind 4,000 it takes 0.26 s, a whole one 0.57, one at the start 0.21."""
+answers run: behind 4,000 it takes 0.26 s, a whole one 0.57, one at the start 0.21 (``python -m
+benchmarks.attention``)."""
 
 FIRST = 512
 """Cells of a stream at first: a question and an answer of 256 tokens, the default."""

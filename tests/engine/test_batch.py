@@ -440,6 +440,20 @@ def test_streams_are_as_many_and_as_large_as_the_answers_need(demand, need, shap
     assert (found and (found.n_seq, found.n_ctx)) == shape
 
 
+def test_it_is_their_turn_after_every_cut_that_prompts_did_not_have_to_wait_for():
+    batch = scheduler(STREAMS_4)
+    batch.add(1, prompt(2), 50)
+    step(batch)
+    turns = []
+    for answer, length in ((2, 300), (3, 600)):
+        batch.add(answer, prompt(length, answer * 2000), 1)
+        plan = step(batch)
+        turns.append((any(isinstance(each, Reshape) for each in plan.operations), plan.seqs))
+        batch.cancel(answer)
+        step(batch)
+    assert turns == [(True, [0]), (True, [0])]
+
+
 def test_cuts_do_not_starve_a_prompt():
     """A client that makes two shapes of the cache fit in turn, and cancels what it asked."""
     batch = scheduler(Shape(8, 16384, unified=False), n_seq=32, n_batch=64)
