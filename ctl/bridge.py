@@ -29,6 +29,7 @@ from fs9p import Error, Server
 
 if TYPE_CHECKING:
     from ctl.embedfile import Text
+    from ctl.lineserver import LineServer
 
 Ts = TypeVarTuple("Ts")
 
@@ -84,6 +85,8 @@ class Bridge:
         """Set by QUIT: whoever runs the bridge ends it."""
         self.server: Server | None = None
         """What serves the bridge's files, for the counts in `status`."""
+        self.line_server: LineServer | None = None
+        """What serves its commands alone, for the same."""
         self.model_numbers: dict[str, int] = {}
         """A number for each model name ever listed, for the qid paths of `models/`."""
         self._loads: dict[str, Loaded] = {}
@@ -374,6 +377,7 @@ class Bridge:
             fids=server.fids if server else 0,
             requests=server.requests if server else 0,
             tasks=trio.lowlevel.current_statistics().tasks_living,
+            line_connections=self.line_server.connections if self.line_server else 0,
         )
         return Status("ok", model_message(model), session.status(), model, bridge)
 

@@ -30,17 +30,14 @@ CANCELLED = "Inference cancelled"
 class Generation:
     """Answers that a command began, and how its reply is made of them."""
 
-    def __init__(
-        self, session: Session, turns: list[Turn], reply: Callable[[list[Turn]], Reply]
-    ) -> None:
-        self._session = session
+    def __init__(self, turns: list[Turn], reply: Callable[[list[Turn]], Reply]) -> None:
         self._turns = turns
         self._reply = reply
 
     async def wait(self) -> Reply:
         """The reply, once all answers have ended."""
-        while not all(turn.finished for turn in self._turns):
-            await self._session.changed.park()
+        for turn in self._turns:
+            await turn.wait_finished()
         for turn in self._turns:
             if turn.error is not None:
                 return failed(turn.error)
@@ -49,18 +46,29 @@ class Generation:
         return self._reply(self._turns)
 
 
-Outcome = Reply | Coroutine[Any, Any, Reply] | Generation
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An answer that is read piece by piece: in `output`, or behind the reply on the line that
+    asked."""
+
+    reply: Reply
+    turn: Turn
+
+
+Outcome = Reply | Coroutine[Any, Any, Reply] | Generation | Stream
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A row of the table. generates: it needs the session to be free of running answers."""
+    """A row of the table. generates: it needs the session to be free of running answers.
+    interrupts: it is for what runs, and in vain afterwards."""
 
     verb: str
     arguments: str
     effect: str
     run: Callable[[Session, str], Outcome]
     generates: bool = False
+    interrupts: bool = False
 
 
 def _ping(session: Session, argument: str) -> Reply:
@@ -135,7 +143,7 @@ def _load(session: Session, argument: str) -> Outcome:
             found = [(await bridge.catalog.find(p, anywhere=anywhere), s) for p, s in given.lora]
             lora = tuple((adapter.path, scale) for adapter, scale in found)
             given = msgspec.structs.replace(given, lora=lora)
-        session.model = await bridge.load(words[0], given, anywhere=anywhere, session=session)
+        session.loaded(await bridge.load(words[0], given, anywhere=anywhere, session=session))
         return done("Model loaded successfully")
 
     return load()
@@ -172,18 +180,17 @@ def _infer(session: Session, argument: str) -> Outcome:
     if not prompt:
         raise Error("No prompt provided")
     return Generation(
-        session,
         session.ask_aside([prompt], settings),
         lambda turns: done("Inference completed", turns[0].text.decode()),
     )
 
 
-def _infer_stream(session: Session, argument: str) -> Outcome:
+def _infer_stream(session: Session, argument: str) -> Stream:
     settings, prompt = split_leading(session.settings, argument)
     if not prompt:
         raise Error("No prompt provided")
-    session.ask_streaming(prompt, settings)
-    return done("Starting token generation")
+    turn = session.ask_streaming(prompt, settings)
+    return Stream(done("Starting token generation"), turn)
 
 
 def _infer_multi(session: Session, argument: str) -> Outcome:
@@ -192,7 +199,6 @@ def _infer_multi(session: Session, argument: str) -> Outcome:
     if not all(prompts):
         raise Error("No prompt provided")
     return Generation(
-        session,
         session.ask_aside(prompts, settings),
         lambda turns: done("Multi-inference completed", [turn.text.decode() for turn in turns]),
     )
@@ -219,7 +225,7 @@ def _reset(session: Session, argument: str) -> Reply:
 
 def _close(session: Session, argument: str) -> Reply:
     if not session.number:
-        raise Error("invalid: the main session cannot be closed; RESET forgets its conversation")
+        raise Error("invalid: this session was not cloned; RESET forgets its conversation")
     session.bridge.end_session(session)
     return done("Session closed")
 
@@ -246,18 +252,22 @@ COMMANDS = {
         Command("LOAD", f"path-or-name [{_OPTIONS}]", "loads a model and uses it here", _load),
         Command("USE", "name", "uses another loaded model here", _use),
         Command("FREE", "[name]", "unloads a model", _free),
-        Command("INFER", f"{_SETTINGS} prompt", "one answer, in the reply", _infer, True),
+        Command("INFER", f"{_SETTINGS} prompt", "one answer, in the reply", _infer, generates=True),
         Command(
-            "INFER_STREAM", f"{_SETTINGS} prompt", "one answer, in output", _infer_stream, True
+            "INFER_STREAM",
+            f"{_SETTINGS} prompt",
+            "one answer, in output",
+            _infer_stream,
+            generates=True,
         ),
         Command(
             "INFER_MULTI",
             f"{_SETTINGS} p1||p2||…",
             "several at once, in the reply",
             _infer_multi,
-            True,
+            generates=True,
         ),
-        Command("CANCEL", "", "stops the running answer", _cancel),
+        Command("CANCEL", "", "stops the running answer", _cancel, interrupts=True),
         Command("RESET", "", "forgets the conversation", _reset),
         Command("CLOSE", "", "ends a cloned session", _close),
         Command("QUIT", "", "stops the bridge; only for its owner", _quit),
@@ -265,10 +275,14 @@ COMMANDS = {
 }
 
 
+MAX_VERB = 4096
+"""Characters of an unknown verb that are repeated: `status` keeps the error."""
+
+
 def find(line: str) -> tuple[Command, str]:
     """The command of a line and its argument. Raises `Error` for an unknown verb."""
     verb, _, argument = line.strip().partition(" ")
     command = COMMANDS.get(verb.upper())
     if command is None:
-        raise Error(f"Unknown command: {verb[:60]}")
+        raise Error(f"Unknown command: {verb[:MAX_VERB]}")
     return command, argument.strip()

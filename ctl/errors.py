@@ -8,8 +8,12 @@ contract fixes word for word stay as they are.
 from __future__ import annotations
 
 import errno
+import logging
 
+from engine.api import EngineError
 from fs9p import Error
+
+log = logging.getLogger("llambo")
 
 _WORDS = ("busy", "i/o error", "temporarily", "invalid", "not found", "permission denied")
 
@@ -21,6 +25,14 @@ def for_clients(text: str) -> str:
     if any(word in text for word in _WORDS) or _fixed(text) is not None:
         return text
     return f"i/o error: {text}"
+
+
+def failure(error: Exception) -> str:
+    """What a client is told of a command that raised this; a defect is logged."""
+    if isinstance(error, Error | EngineError):
+        return for_clients(str(error))
+    log.error("a defect in a command", exc_info=error)
+    return INTERNAL
 
 
 def client_error(text: str) -> Error:

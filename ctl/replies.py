@@ -6,7 +6,7 @@ The order of keys is part of the interface: existing Limbo clients look for
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -34,6 +34,32 @@ def done(message: str, data: object = msgspec.UNSET) -> Reply:
 def failed(message: str, data: object = msgspec.UNSET) -> Reply:
     """The reply of a command that was not."""
     return Reply("error", message, data)
+
+
+class Token(msgspec.Struct, frozen=True):
+    """A piece of an answer in the line protocol. final: whether it was the last."""
+
+    type: Literal["token"]
+    token: str
+    final: bool | msgspec.UnsetType = msgspec.UNSET
+
+
+class StreamError(msgspec.Struct, frozen=True):
+    """The end of an answer in the line protocol that failed. Clients wait for ``final``."""
+
+    status: Literal["error"]
+    message: str
+    final: Literal[True] = True
+
+
+def token(text: str, *, final: bool = False) -> bytes:
+    """One more piece of an answer, as a line."""
+    return line(Token("token", text, True if final else msgspec.UNSET))
+
+
+def stream_failed(message: str) -> bytes:
+    """Its end where it failed, as a line."""
+    return line(StreamError("error", message))
 
 
 class KnownModel(ModelStatus, frozen=True):
@@ -72,7 +98,8 @@ class BridgeStatus(msgspec.Struct, frozen=True):
     """``bridge`` in `Status`.
 
     uptime: seconds. queued, running: answers. fids: in use by all connections. requests: of 9P,
-    those that wait. tasks: of the event loop.
+    those that wait. tasks: of the event loop. line_connections: those that speak the line
+    protocol; the other ones speak 9P.
     """
 
     version: str
@@ -84,6 +111,7 @@ class BridgeStatus(msgspec.Struct, frozen=True):
     fids: int
     requests: int
     tasks: int
+    line_connections: int = 0
 
 
 class Status(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Carrying out commands in the order in which they come through one open file.
+"""Carrying out commands in the order in which they come through one open `ctl`.
 
 A command is running, or its generation is, or it has its reply; what waits behind it waits
 in `Runner`, and nowhere else. However a command ends (done, refused, interrupted, a defect of
@@ -14,11 +14,10 @@ from typing import Any
 import trio
 
 from ctl import replies
-from ctl.commands import CANCELLED, Command, Generation, find
-from ctl.errors import INTERNAL, client_error, for_clients
+from ctl.commands import CANCELLED, Command, Generation, Stream, find
+from ctl.errors import client_error, failure
 from ctl.lines import decode
 from ctl.session import CommandReply, Session
-from engine.api import EngineError
 from fs9p import Error
 
 log = logging.getLogger("llambo")
@@ -27,7 +26,7 @@ Waiting = Coroutine[Any, Any, None]
 
 
 class Runner:
-    """The commands of one open file, or of one connection."""
+    """The commands of one open file."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -110,6 +109,9 @@ class Runner:
         if isinstance(outcome, replies.Reply):
             self._settle(slot, outcome)
             return None
+        if isinstance(outcome, Stream):
+            self._settle(slot, outcome.reply)
+            return None
         if isinstance(outcome, Generation):
             self._generation = outcome
             self._session.bridge.start(self._settle_generation, slot, outcome)
@@ -158,10 +160,6 @@ class Runner:
 
     def _fail(self, slot: CommandReply, error: Exception) -> Error:
         """Settle a command that raised; the error for whoever sent it."""
-        if isinstance(error, Error | EngineError):
-            message = for_clients(str(error))
-        else:
-            log.error("a defect in a command", exc_info=error)
-            message = INTERNAL
+        message = failure(error)
         self._settle(slot, replies.failed(message))
         return client_error(message)

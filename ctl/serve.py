@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, NamedTuple, TypeAlias
 
 import trio
 
@@ -29,6 +29,7 @@ import engine
 from ctl.address import default_socket
 from ctl.bridge import Bridge
 from ctl.catalog import AnyName, Catalog, default_model
+from ctl.lineserver import LineServer
 from ctl.namespace import Llambo
 from ctl.options import bridge_options, client_limits
 from engine.api import EngineError
@@ -45,8 +46,14 @@ READERS = 1.0
 LAST_REPLIES = 0.05
 """Seconds for replies that are queued to leave: nothing else tells that a client has them."""
 
+LINE_DESCRIPTORS = 3
+"""Open files of one line connection: its socket, and what it waits with (`ctl.otherend`)."""
+
 DESCRIPTORS = 64
 """Open files besides the connections: listeners, workers, what models and libraries open."""
+
+LINE_NAME = "line"
+"""FileDescriptorName= of a systemd.socket(5) on which the line protocol is spoken."""
 
 MAX_PORT = 65535
 
@@ -59,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     if args.stdio:
         listen.keep_stderr_apart()
     # Before anything changes the working directory, and outside of the event loop.
-    args.socket = [os.path.abspath(path.removeprefix("unix!")) for path in args.socket]
+    for paths in (args.socket, args.line_socket):
+        paths[:] = [os.path.abspath(path.removeprefix("unix!")) for path in paths]
     args.default_socket = os.path.abspath(default_socket())
     args.first = _first_model(args)
     logging.basicConfig(level=level, format="llambo: %(message)s", stream=sys.stderr)
@@ -68,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as unfit:
         log.error("%s", unfit)
         return 2
-    _allow_descriptors(limits.connections + DESCRIPTORS)
+    line_descriptors = len(args.line_socket) and limits.connections * LINE_DESCRIPTORS
+    _allow_descriptors(limits.connections + line_descriptors + DESCRIPTORS)
     try:
         trio.run(_serve, args, limits)
     except BaseExceptionGroup as group:
@@ -129,28 +138,33 @@ async def _serve(args: argparse.Namespace, limits: Limits) -> None:
                 if trace is not None:
                     traces.append(Recorder(trace))
                 server = bridge.server = Server(Llambo(bridge), limits=limits, traces=traces)
+                lines = bridge.line_server = LineServer(bridge, limits)
+                services: tuple[listen.Service, ...] = (server, lines)
                 async with trio.open_nursery() as connections:
                     connections.start_soon(_take_signals, signals, bridge, connections.cancel_scope)
                     connections.start_soon(_load_first, bridge, args)
                     if args.stdio:
-                        stdio = partial(_serve_stdio, server, bridge, alone=not listeners)
+                        stdio = partial(_serve_stdio, server, bridge, alone=not any(listeners))
                         connections.start_soon(stdio)
-                    await _accept_until_quit(server, bridge, listeners, connections)
-                    await bridge.drain(ANSWERS, READERS)
+                    async with trio.open_nursery() as accepting:
+                        for service, where in zip(services, listeners, strict=True):
+                            accepting.start_soon(_accept, service, where, connections)
+                        await bridge.quit.wait()
+                        log.info("shutting down: running answers get %g s", ANSWERS)
+                        accepting.cancel_scope.cancel()
+                    async with trio.open_nursery() as draining:
+                        draining.start_soon(bridge.drain, ANSWERS, READERS)
+                        draining.start_soon(lines.drain, ANSWERS, READERS)
                     await trio.sleep(LAST_REPLIES)
                     connections.cancel_scope.cancel()
     log.info("ended")
 
 
-async def _accept_until_quit(
-    server: Server, bridge: Bridge, listeners: list[Listener], connections: trio.Nursery
+async def _accept(
+    service: listen.Service, listeners: list[Listener], connections: trio.Nursery
 ) -> None:
-    async with trio.open_nursery() as accepting:
-        if listeners:
-            accepting.start_soon(partial(listen.serve, server, listeners, connections=connections))
-        await bridge.quit.wait()
-        log.info("shutting down: running answers get %g s", ANSWERS)
-        accepting.cancel_scope.cancel()
+    if listeners:
+        await listen.serve(service, listeners, connections=connections)
 
 
 @asynccontextmanager
@@ -185,39 +199,51 @@ async def _take_signals(
         bridge.quit.set()
 
 
+class _Listeners(NamedTuple):
+    """Where 9P is spoken, and where the line protocol is."""
+
+    files: list[Listener]
+    lines: list[Listener]
+
+
 @asynccontextmanager
-async def _listening(args: argparse.Namespace) -> AsyncIterator[list[Listener]]:
+async def _listening(args: argparse.Namespace) -> AsyncIterator[_Listeners]:
     """The listeners that the options ask for. Raises `Error` where one of them cannot be."""
-    listeners: list[Listener] = []
+    listeners = _Listeners([], [])
     try:
         await _open_listeners(args, listeners)
-        for listener in listeners:
+        for listener in listeners.files:
             log.info("serving %s", listen.address_of(listener))
-        for listener in listeners:
+        for listener in listeners.lines:
+            log.info("serving %s, the line protocol", listen.address_of(listener))
+        for listener in listeners.files:
             if isinstance(listener, listen.UnixListener):
                 _say_how_to_use(str(listener.path))
                 break
         yield listeners
     finally:
-        for listener in listeners:
+        for listener in (*listeners.files, *listeners.lines):
             await trio.aclose_forcefully(listener)
 
 
-async def _open_listeners(args: argparse.Namespace, listeners: list[Listener]) -> None:
+async def _open_listeners(args: argparse.Namespace, listeners: _Listeners) -> None:
     with _naming("a socket that was passed"):
-        listeners += listen.inherited(insecure=args.insecure)
-    passed = bool(listeners)
+        for name, listener in listen.inherited(insecure=args.insecure):
+            (listeners.lines if name == LINE_NAME else listeners.files).append(listener)
+    passed = bool(listeners.files)
     for address in args.tcp:
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or int(port) > MAX_PORT:
             raise Error(f"--tcp {address}: it takes HOST:PORT")
         with _naming(f"tcp!{host}!{port}"):
-            listeners += await listen.tcp(host.strip("[]"), int(port), insecure=args.insecure)
+            tcp = await listen.tcp(host.strip("[]"), int(port), insecure=args.insecure)
+            listeners.files.extend(tcp)
     if not (args.socket or args.stdio or passed):
         args.socket = [args.default_socket]
-    for path in args.socket:
-        with _naming(path):
-            listeners.append(listen.unix(path, mode=args.socket_mode, group=args.socket_group))
+    for paths, where in zip((args.socket, args.line_socket), listeners, strict=True):
+        for path in paths:
+            with _naming(path):
+                where.append(listen.unix(path, mode=args.socket_mode, group=args.socket_group))
 
 
 @contextmanager

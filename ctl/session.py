@@ -72,6 +72,10 @@ class Session:
         self._dropped_for: int | None = None
         """The `n_ctx` of the model for which that was so."""
         self.model: str | None = None
+        """What it chose; None: the bridge's default."""
+        self.follows_default = False
+        """Whether it goes on to use the bridge's default after its own LOAD, too: to clients of
+        the line protocol a bridge has one model."""
         self._loading: str | None = None
         self.draft: Draft | None = None
         self.turn: Turn | None = None
@@ -145,6 +149,10 @@ class Session:
     def logprobs(self) -> bytes:
         """What `logprobs` says: of the answer that `output` shows, as far as it has come."""
         return bytes(self.turn.logprobs) if self.turn is not None else b""
+
+    def loaded(self, name: str) -> None:
+        """A LOAD of this session has come to its end: that is its model now."""
+        self.model = None if self.follows_default else name
 
     def model_name(self) -> str | None:
         """The name of the model this session uses; None without one."""

@@ -35,12 +35,14 @@ def show_status(files: Files, *, as_json: bool) -> None:
         return
     status: Json = msgspec.json.decode(text)
     bridge, session, model = status["bridge"], status["session"], status["model"]
-    lines = [
+    lines = bridge["line_connections"]
+    rows = [
         (
             "bridge",
             f"{bridge['version']}, up {bridge['uptime']:.0f} s, "
             f"{bridge['running']} answering, {bridge['queued']} queued, "
-            f"sessions: {bridge['sessions']}, connections: {bridge['connections']}",
+            f"sessions: {bridge['sessions']}, connections: {bridge['connections']}"
+            + (f" and {lines} of the line protocol" if lines else ""),
         ),
         ("model", _describe(model)),
         *(("", text) for text in (model["path"], model["error"], model["note"]) if text),
@@ -50,8 +52,8 @@ def show_status(files: Files, *, as_json: bool) -> None:
         ),
     ]
     if session["error"]:
-        lines.append(("", f"last error: {session['error']}"))
-    for name, text in lines:
+        rows.append(("", f"last error: {session['error']}"))
+    for name, text in rows:
         console.print(f"{name:8} {text}", markup=False)
 
 

@@ -11,6 +11,7 @@ finished turn has text, possibly none; and an error, possibly none.
 from __future__ import annotations
 
 import logging
+from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -42,10 +43,13 @@ class Turn:
         self.n_ctx: int | None = None
         """Tokens of the context of the model that was asked."""
         self.text = bytearray()
+        self.ends = array("Q")
+        """Where in it each piece ends, as they came: one a token, but for tokens that are no
+        whole characters."""
         self.logprobs = bytearray()
         """A line of JSON for each token, where `params` asks for it."""
         self._logprobs_full = False
-        self.finished = False
+        self._end = trio.Event()
         self.error: str | None = None
         self.usage: Usage | None = None
         self._changed = changed
@@ -64,10 +68,22 @@ class Turn:
         """Whether `cancel` ended it."""
         return self.usage is not None and self.usage.finish_reason == "cancelled"
 
+    @property
+    def finished(self) -> bool:
+        """Whether there is no more to come."""
+        return self._end.is_set()
+
+    async def wait_finished(self) -> None:
+        """Wait for its end, and for nothing before that: every token wakes those who read it."""
+        await self._end.wait()
+
     def fail(self, error: str) -> None:
         """End it here, with what there is of the text and this error."""
         self.error = error
-        self.finished = True
+        self._finish()
+
+    def _finish(self) -> None:
+        self._end.set()
         self._changed.unpark_all()
 
     def cancel(self) -> None:
@@ -87,8 +103,10 @@ class Turn:
                     self._answer = answer
                     async for piece in answer:
                         self.text += piece.encode()
+                        self.ends.append(len(self.text))
                         self.keep_logprobs(answer)
-                        self._changed.unpark_all()
+                        if self._changed:
+                            self._changed.unpark_all()
             except (EngineError, Error) as failure:
                 error = for_clients(str(failure))
             except Exception:
@@ -103,8 +121,7 @@ class Turn:
         if answer is not None:
             self.keep_logprobs(answer)
         self.error = error
-        self.finished = True
-        self._changed.unpark_all()
+        self._finish()
 
     def keep_logprobs(self, answer: Answer) -> None:
         """Take those that an answer has told since: at most `MAX_LOGPROBS` bytes of them."""

@@ -3,6 +3,7 @@ answer, or the vector of a text."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator
 
 import trio
@@ -54,15 +55,15 @@ class WorkerVector:
 
 
 class WorkerAnswer:
-    """Implements `engine.api.Answer`. Pieces that came in since its consumer last looked are
-    delivered as one. What is not consumed is kept: at most the whole answer."""
+    """Implements `engine.api.Answer`. Pieces that came in together are delivered without a wait
+    between them. What is not consumed is kept: at most the whole answer."""
 
     def __init__(self, id: int) -> None:
         self.id = id
         self.state: AnswerState = "queued"
         self.usage: Usage | None = None
         self.asked = trio.current_time()
-        self._pieces: list[str] = []
+        self._pieces: deque[str] = deque()
         self._logprobs: list[TokenLogprob] = []
         self._error: EngineError | None = None
         self._news = trio.Event()
@@ -79,20 +80,18 @@ class WorkerAnswer:
         return self
 
     async def __anext__(self) -> str:
-        while True:
-            # A checkpoint even if there is news, before anything is taken: cancelled here, a
-            # consumer loses no text.
+        # No checkpoint while there are pieces: a consumer that is cancelled loses none of them.
+        while not self._pieces:
             await self._news.wait()
             if self._pieces:
-                text = "".join(self._pieces)
-                self._pieces.clear()
-                return text
+                break
             if self._error is not None:
                 error, self._error = self._error, None
                 raise error
             if self.usage is not None:
                 raise StopAsyncIteration
             self._news = trio.Event()
+        return self._pieces.popleft()
 
     @property
     def ended(self) -> bool:

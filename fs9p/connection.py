@@ -56,6 +56,7 @@ from fs9p.messages import Dialect, RerrorU
 from fs9p.peer import Peer
 from fs9p.requests import Request, Waiting
 from fs9p.session import Session
+from fs9p.stream import FAREWELL, linger
 from fs9p.wire import UnknownType, decode, encode
 
 if TYPE_CHECKING:
@@ -66,9 +67,6 @@ _QUEUE_BYTES = 256 << 10
 
 _TURN = 64
 """How many messages of one chunk are carried out before other connections get a turn."""
-
-_FAREWELL = 1.0
-"""Seconds that a client which is hung up on has to read what was sent before that."""
 
 _LOST = (trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -183,19 +181,14 @@ class Connection:
                 error = str(caught)
             log.warning("connection %d: hanging up: %s", self.number, error)
             self._hung_up = True
-            with trio.move_on_after(_FAREWELL):
+            with trio.move_on_after(FAREWELL):
                 await self._drain()
 
     async def _linger(self) -> None:
-        """Wait until the client has read the end.
-
-        A client whose request fails to be written does not look for what was said before.
-        """
+        """Wait until the client has read the end."""
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            with trio.move_on_after(_FAREWELL), suppress(*_LOST):
-                await self._stream.send_eof()
-                while await self._stream.receive_some():
-                    pass
+            with trio.move_on_after(FAREWELL), suppress(*_LOST):
+                await linger(self._stream)
 
     async def _carry_out(self) -> None:
         """Carry out the whole frames of a chunk, and send what they and others replied."""

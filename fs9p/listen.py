@@ -1,7 +1,6 @@
 """Where connections come from: unix sockets, TCP, sockets that were inherited, standard input.
 
-Knows streams and what the operating system says of them; no 9P message may come in here,
-but for the one that turns a connection away.
+Knows streams and what the operating system says of them; no 9P message may come in here.
 """
 
 from __future__ import annotations
@@ -18,22 +17,15 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import trio
-from py9p.constants import NOTAG
-from py9p.messages import Rerror
 
-from fs9p.peer import peer_of
-from fs9p.server import Server
-from fs9p.stream import Socket
-from fs9p.wire import encode
+from fs9p.peer import Peer, peer_of
+from fs9p.stream import FAREWELL, Socket, linger
 
 _BACKLOG = 128
 """Connections that wait for accept; more clients than that at once get EAGAIN."""
-
-_FAREWELL = 1.0
-"""Seconds that a client turned away has to take note of it."""
 
 _ATTEMPTS, _PAUSE = 20, 0.01
 """How often, and how many seconds apart, the lock of a socket's directory is tried."""
@@ -146,8 +138,9 @@ async def tcp(host: str, port: int, *, insecure: bool = False) -> list[trio.Sock
     return listeners
 
 
-def inherited(*, insecure: bool = False) -> list[trio.SocketListener]:
-    """The listening sockets that systemd passed to this process, none without it.
+def inherited(*, insecure: bool = False) -> list[tuple[str, trio.SocketListener]]:
+    """The listening sockets that systemd passed to this process, none without it, each with
+    its name: ``FileDescriptorName=`` of systemd.socket(5), empty where none was passed.
 
     Source: sd_listen_fds(3). Takes them out of the environment, so that no child believes
     they are its own. Raises `OSError` for a socket that is not a listening stream socket,
@@ -155,13 +148,15 @@ def inherited(*, insecure: bool = False) -> list[trio.SocketListener]:
     """
     environ = os.environ
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
-    environ.pop("LISTEN_FDNAMES", None)
+    names = environ.pop("LISTEN_FDNAMES", "").split(":")
     if pid != str(os.getpid()) or not count.isdecimal():
         return []
     fds = range(_FIRST_INHERITED, _FIRST_INHERITED + int(count))
     for fd in fds:
         os.set_inheritable(fd, False)
-    return [_inherited(fd, insecure=insecure) for fd in fds]
+    names += [""] * (len(fds) - len(names))
+    listeners = [_inherited(fd, insecure=insecure) for fd in fds]
+    return list(zip(names, listeners, strict=False))
 
 
 def _inherited(fd: int, *, insecure: bool) -> trio.SocketListener:
@@ -221,8 +216,22 @@ def stdio() -> trio.StapledStream[trio.lowlevel.FdStream, trio.lowlevel.FdStream
     return trio.StapledStream(trio.lowlevel.FdStream(sending), trio.lowlevel.FdStream(receiving))
 
 
+class Service(Protocol):
+    """What connections are for: a `fs9p.Server`, or another that keeps to a number of them."""
+
+    @property
+    def farewell(self) -> bytes:
+        """What a client is told for whom there is no room."""
+
+    def make_room(self) -> bool:
+        """Whether there is room for one more."""
+
+    async def serve(self, stream: Socket, *, peer: Peer | None) -> None:
+        """Serve one connection until its end, and close its stream."""
+
+
 async def serve(
-    server: Server,
+    server: Service,
     listeners: Sequence[trio.abc.Listener[trio.SocketStream]],
     *,
     connections: trio.Nursery | None = None,
@@ -232,7 +241,7 @@ async def serve(
 
     connections: the nursery in which connections are served. With one given, cancelling
     this function only stops the accepting. Beyond the limit of connections the one idle
-    longest makes room, and where none is idle a client is told so in reply to its Tversion.
+    longest makes room, and where none is idle a client is told so and hung up on.
     When the process runs out of descriptors, accepting pauses and goes on
     (`trio.serve_listeners`).
     """
@@ -242,24 +251,19 @@ async def serve(
             peer = peer_of(stream)
             await server.serve(Socket(stream), peer=peer)
         else:
-            await _turn_away(stream, server.limits.connections)
+            await _turn_away(stream, server.farewell)
 
     await trio.serve_listeners(
         handler, list(listeners), handler_nursery=connections, task_status=task_status
     )
 
 
-async def _turn_away(stream: trio.SocketStream, limit: int) -> None:
-    """Answer the Tversion that is about to come, and hang up."""
-    log.warning("a connection was turned away: there are %d already", limit)
-    ename = f"temporarily out of connections: the server has {limit}"
-    with trio.move_on_after(_FAREWELL), suppress(trio.BrokenResourceError):
-        await stream.send_all(encode(Rerror(ename, NOTAG)))
-        # Sent before it was asked for; closed only after it was read, since a client whose
-        # request fails to be written does not look for an answer.
-        await stream.send_eof()
-        while await stream.receive_some():
-            pass
+async def _turn_away(stream: trio.SocketStream, farewell: bytes) -> None:
+    """Say so, and hang up."""
+    log.warning("a connection was turned away: there are too many")
+    with trio.move_on_after(FAREWELL), suppress(trio.BrokenResourceError):
+        await stream.send_all(farewell)
+        await linger(stream)
 
 
 def _gid(group: str | int) -> int:

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import trio
+from py9p.constants import NOTAG
+from py9p.messages import Rerror
 
 from fs9p.connection import Connection
 from fs9p.limits import Limits
 from fs9p.node import FileSystem
 from fs9p.peer import Peer
+from fs9p.places import Places
 from fs9p.trace import Trace
+from fs9p.wire import encode
 
 
 class Server:
@@ -31,7 +35,7 @@ class Server:
         self.limits = limits
         self.traces = traces
         self._begun = 0
-        self._connections: set[Connection] = set()
+        self._connections: Places[Connection] = Places(limits.connections)
 
     @property
     def connections(self) -> int:
@@ -58,23 +62,14 @@ class Server:
         """
         self._begun += 1
         connection = Connection(self, stream, number=self._begun, peer=peer)
-        self._connections.add(connection)
-        try:
+        with self._connections.holding(connection):
             await connection.run()
-        finally:
-            self._connections.discard(connection)
 
     def make_room(self) -> bool:
         """Whether there is a place for one more connection, if need be that of an idle one."""
-        if self.connections < self.limits.connections:
-            return True
-        overdue, longest = max(((each.overdue(), each) for each in self._connections), key=_first)
-        if overdue <= 0:
-            return False
-        self._connections.discard(longest)
-        longest.hang_up("temporarily out of connections: this one was idle, and made room")
-        return True
+        return self._connections.make_room()
 
-
-def _first(pair: tuple[float, Connection]) -> float:
-    return pair[0]
+    @property
+    def farewell(self) -> bytes:
+        """The reply to the Tversion of a client for whom there is no place."""
+        return encode(Rerror(self._connections.none_left, NOTAG))

@@ -16,6 +16,9 @@ import trio
 _CHUNK = 64 << 10
 """Bytes received at once, as trio does."""
 
+FAREWELL = 1.0
+"""Seconds that a client which is hung up on has to read what was sent before that."""
+
 
 class Socket(trio.abc.HalfCloseableStream):
     """Takes over the socket of a `trio.SocketStream`, which must not be used any more.
@@ -69,6 +72,10 @@ class Socket(trio.abc.HalfCloseableStream):
             self._socket.close()
         await trio.lowlevel.checkpoint()
 
+    def fileno(self) -> int:
+        """Its descriptor, -1 once it is closed."""
+        return self._socket.fileno()
+
     async def _wait(self, until: Callable[[socket.socket], Awaitable[None]]) -> None:
         if self._socket.fileno() == -1:
             raise trio.ClosedResourceError("the socket is closed")
@@ -78,3 +85,14 @@ class Socket(trio.abc.HalfCloseableStream):
         if self._socket.fileno() == -1:
             return trio.ClosedResourceError("the socket is closed")
         return trio.BrokenResourceError(f"the socket is lost: {error}")
+
+
+async def linger(stream: trio.abc.HalfCloseableStream) -> None:
+    """Send the end, and wait until the client has read it.
+
+    One whose request fails to be written does not look for what was said before. It may take
+    `FAREWELL` at most: that is the caller's to see to. Raises as `trio.abc.Stream` says.
+    """
+    await stream.send_eof()
+    while await stream.receive_some():
+        pass

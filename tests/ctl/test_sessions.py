@@ -173,7 +173,7 @@ async def test_close_ends_a_cloned_session(client):
 
 
 async def test_the_main_session_cannot_be_closed(client):
-    with pytest.raises(Error, match="main session cannot be closed"):
+    with pytest.raises(Error, match="invalid: this session was not cloned"):
         await client.write("ctl", "CLOSE")
 
 

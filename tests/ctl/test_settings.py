@@ -228,6 +228,7 @@ async def test_status_is_json_with_its_keys_in_order(client, mock_clock):
         "fids",
         "requests",
         "tasks",
+        "line_connections",
     ]
 
 

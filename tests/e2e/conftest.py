@@ -132,6 +132,18 @@ def shared(tmp_path_factory, model):
     bridge.stop()
 
 
+@pytest.fixture(scope="module")
+def line_bridge(tmp_path_factory):
+    """A bridge on the echo engine with a line socket at its `line`, for tests that leave it as
+    it was."""
+    folder = tmp_path_factory.mktemp("line")
+    line = folder / "l"
+    bridge = Bridge(folder, "--engine", "echo", "--line-socket", str(line))
+    bridge.line = line
+    yield bridge
+    bridge.stop()
+
+
 @pytest.fixture
 def smol(serve, model):
     """A bridge with SmolLM2 for a test of its own."""

@@ -254,7 +254,7 @@ CONVERSATION = [
     ("invalid: the line is longer than 12288 bytes", "EINVAL", writes("ctl", *[PIECE] * 4)),
     ("invalid command: its arguments are longer than 8192 characters", "EINVAL",
      writes("ctl", b"LOAD " + PIECE[5:], PIECE, b"xxxxxx")),
-    ("invalid: the main session cannot be closed", "EINVAL",
+    ("invalid: this session was not cloned", "EINVAL",
      lambda s: (s.root / "ctl").write_bytes(b"CLOSE")),
     ("i/o error: the prompt that was being written here was dropped", "EIO",
      output_of_a_prompt_that_is_dropped),

@@ -19,6 +19,7 @@ from ctl.client import Files
 from fs9p import read_records
 from tests.conftest import started
 from tests.e2e.conftest import DEADLINE, LLAMBO, ask
+from tests.e2e.lineclient import LineClient, answer
 from tests.fs9p.test_inherited import passing
 
 ECHO = ["--engine", "echo"]
@@ -129,6 +130,16 @@ def test_the_sockets_that_systemd_passes_are_served_instead_of_the_default_one(t
         f"llambo: serving unix!{path}" for path in paths
     ]
     assert all(map(os.path.exists, paths))
+
+
+def test_a_socket_that_systemd_names_line_speaks_the_line_protocol(tmp_path):
+    paths = [str(tmp_path / name) for name in ("files", "lines")]
+    socks = [*map(listening, paths)]
+    with passing(socks, LLAMBO, "serve", *ECHO, names="files:line") as bridge:
+        with Files(paths[0]) as files, LineClient(paths[1]) as client:
+            assert ask(files, "hello") == "hello"
+            assert client.raw("INFER hello") == answer("hello")
+        assert "lines, the line protocol" in ended(bridge)
 
 
 def test_a_tcp_client_of_inetd_is_nobody_to_the_bridge_and_gets_no_line_of_its_log():

@@ -25,33 +25,35 @@ def path(tmp_path):
 
 PASSED = """
 import fcntl, os, sys
-count = int(sys.argv[1])
-high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in sys.argv[2 : 2 + count]]
+names, *command = sys.argv[1:]
+count = len(names.split(":"))
+high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 100) for fd in command[:count]]
 for n, fd in enumerate(high, 3):
     os.dup2(fd, n)
-os.environ.update(LISTEN_FDS=str(count), LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="llambo")
-os.execv(sys.argv[2 + count], sys.argv[2 + count :])
+os.environ.update(LISTEN_FDS=str(count), LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES=names)
+os.execv(command[count], command[count:])
 """
-"""Takes the descriptors that follow their count, as systemd passes them, to a command."""
+"""Takes the descriptors that follow their names, as systemd passes them, to a command."""
 
 INHERITS = """
 import os, trio, fs9p
-listeners = fs9p.listen.inherited()
+named = fs9p.listen.inherited()
 assert not fs9p.listen.inherited(), "only once"
 assert not [name for name in os.environ if name.startswith("LISTEN_")]
 assert not os.get_inheritable(3)
-print(*map(fs9p.listen.address_of, listeners), flush=True)
+print(*(f"{name}={fs9p.listen.address_of(listener)}" for name, listener in named), flush=True)
 server = fs9p.Server(fs9p.Tree(fs9p.Folder("/", 0, [fs9p.Text("a", 1, lambda: b"text")])))
-trio.run(fs9p.listen.serve, server, listeners)
+trio.run(fs9p.listen.serve, server, [listener for _, listener in named])
 """
 
 
 @contextmanager
-def passing(socks, *command):
+def passing(socks, *command, names="unknown:unknown"):
     """The command, which was passed these sockets as systemd passes them. They are closed here."""
     fds = [sock.fileno() for sock in socks]
+    names = ":".join(names.split(":")[: len(fds)])
     with started(
-        [sys.executable, "-c", PASSED, str(len(fds)), *map(str, fds), *command],
+        [sys.executable, "-c", PASSED, names, *map(str, fds), *command],
         pass_fds=fds, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         for sock in socks:
@@ -60,7 +62,7 @@ def passing(socks, *command):
 
 
 def inherit(*socks):
-    return passing(socks, sys.executable, "-c", INHERITS)
+    return passing(socks, sys.executable, "-c", INHERITS, names="one:two")
 
 
 def test_sockets_that_systemd_passes_are_served(path):
@@ -80,7 +82,7 @@ def test_sockets_that_systemd_passes_are_served(path):
                 client.open(1)
                 assert client.read(1) == b"text"
         process.terminate()
-        assert process.stdout.read() == f"unix!{path} tcp!{host}!{port}\n"
+        assert process.stdout.read() == f"one=unix!{path} two=tcp!{host}!{port}\n"
     assert path.exists()  # it is systemd's
 
 

@@ -1,0 +1,49 @@
+"""What Linux tells of the other end of a connected unix socket, beyond what reading it tells."""
+
+from __future__ import annotations
+
+import fcntl
+import select
+import struct
+import termios
+
+import trio
+
+_INT = struct.Struct("i")
+
+
+async def hung_up(events: select.epoll, fd: int, *, or_readable: bool) -> bool:
+    """Wait until the other end is closed, or, where that is asked for, until there is something
+    to read; whether it is closed. One that has only shut down its sending is not: it still reads.
+
+    events: watches that descriptor and no other. Source: EPOLLHUP in epoll_ctl(2), which is
+    told without being asked for.
+    """
+    events.modify(fd, select.EPOLLIN if or_readable else 0)
+    await trio.lowlevel.wait_readable(events.fileno())
+    return any(mask & select.EPOLLHUP for _, mask in events.poll(0))
+
+
+async def has_read(fd: int) -> None:
+    """Wait until the other end has read, or thrown away, all that was sent.
+
+    At once, and without a checkpoint, where it has. Source: SIOCOUTQ in unix(7); the kernel
+    wakes those who wait for EPOLLOUT whenever something was read.
+    """
+    if not _unread(fd):
+        return
+    with select.epoll() as events:
+        events.register(fd, select.EPOLLOUT | select.EPOLLET)
+        while unread := _unread(fd):
+            if unread == 1:
+                # The kernel is just about to be done with it, and will not tell again.
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(events.fileno())
+                events.poll(0)
+
+
+def _unread(fd: int) -> int:
+    """Bytes of kernel memory that what was sent takes until it is read; 1 is none, but soon."""
+    count: int = _INT.unpack(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(_INT.size)))[0]
+    return count
