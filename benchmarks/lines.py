@@ -160,16 +160,20 @@ def main() -> None:
         low, middle, high = min(values), statistics.median(values), max(values)
         print(f"{what:60} {middle:9.1f} {unit}  [{low:.1f} to {high:.1f}]")
 
+    def show_infer(path: str, where: str) -> None:
+        for what, question in (("ten words", SHORT), ("a hundred words", LONG)):
+            asked, answered = measure_infer(path, question)
+            show(f"INFER of {what}{where}, p50", asked)
+            show("the same from the engine itself, p50", answered)
+            show("added by the bridge", [a - b for a, b in zip(asked, answered, strict=True)])
+
     with serving_lines() as (bridge, path):
         show("PING, p50", measure_ping(path))
         show("an echo of two Python processes, p50", measure_floor())
-        for what, question in (("ten words", SHORT), ("a hundred words", LONG)):
-            asked, answered = measure_infer(path, question)
-            show(f"INFER of {what}, p50", asked)
-            show("the same from the engine itself, p50", answered)
-            show("added by the bridge", [a - b for a, b in zip(asked, answered, strict=True)])
+        show_infer(path, "")
         with on_one_cpu(bridge):
             show("PING, on one processor, p50", measure_ping(path))
+            show_infer(path, ", on one processor")
         runs = [measure_streams(path) for _ in range(ROUNDS)]
         show(f"of {STREAMS} streams at once, whole", [float(whole) for whole, _, _ in runs], "")
         show("their objects a second in all", [rate for _, rate, _ in runs], "")

@@ -5,10 +5,10 @@ here is the conversation. One open of `ctl` and one connection differ in this: h
 reply comes when it is done, and before that the next one does not begin.
 
 A connection is waiting for a line ⇄ carrying one out → ended. One task does both, so replies
-are in order without anything to keep them so. While an answer is being made, a second one attends
-to the client: it reads on as far as the next line, and carries that out if it `interrupts`;
-when the client is gone it stops the answer. Any other command is carried out though nobody is
-there any more to read its reply.
+are in order without anything to keep them so. From the first answer on a second one attends to
+the client: while an answer is being made it reads on as far as the next line, and carries that
+out if it `interrupts`; when the client is gone it stops the answer. Any other command is carried
+out though nobody is there any more to read its reply.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from __future__ import annotations
 import logging
 import select
 from collections import deque
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import trio
@@ -106,7 +106,7 @@ class LineServer:
         with trio.move_on_after(answers):
             await self._all_ended()
         for connection in list(self._connections):
-            connection.interrupt()
+            connection.give_up()
         with trio.move_on_after(readers):
             await self._all_ended()
 
@@ -135,6 +135,11 @@ class _Connection:
         self._early: Outcome | None = None
         """What came of a command that interrupted the one before, to be told in its turn."""
         self._busy = False
+        self._answering = False
+        """Whether an answer is being made: then `_attend` reads, and nobody else."""
+        self._events: select.epoll | None = None
+        """What `_attend` waits for, once it has begun."""
+        self._tasks: trio.Nursery
         self._idle = trio.CancelScope()
         self._waiting = trio.CancelScope()
         self._reason: str | None = None
@@ -156,7 +161,7 @@ class _Connection:
         if not self._busy:
             self._idle.cancel()
 
-    def interrupt(self) -> None:
+    def give_up(self) -> None:
         """End the command that is running: an answer with what there is of it."""
         self._session.cancel()
         self._waiting.cancel()
@@ -164,9 +169,13 @@ class _Connection:
     async def run(self) -> None:
         """Serve the connection until its end."""
         try:
-            with self._idle:
-                await self._carry_out_lines()
+            async with trio.open_nursery() as self._tasks:
+                with self._idle:
+                    await self._carry_out_lines()
+                self._tasks.cancel_scope.cancel()
         finally:
+            if self._events is not None:
+                self._events.close()
             if isinstance(self._early, Coroutine):
                 self._early.close()
         if self._splitter.overlong and not self._server.ending:
@@ -202,10 +211,13 @@ class _Connection:
     async def _receive(self) -> None:
         """Take in what comes next."""
         try:
-            data = await self._stream.receive_some()
+            self._take(await self._stream.receive_some())
         except trio.BrokenResourceError:
-            data = b""
             self._client_is_gone()
+            self._take(b"")
+
+    def _take(self, data: bytes) -> None:
+        """Take in what came; nothing is the end."""
         self._heard = trio.current_time()
         self._eof = not data
         self._lines.extend(self._splitter.feed(data) if data else self._splitter.end())
@@ -242,13 +254,11 @@ class _Connection:
         if isinstance(outcome, replies.Reply):
             await self._send(replies.line(outcome))
         elif isinstance(outcome, Generation | Stream):
-            async with trio.open_nursery() as attending:
-                attending.start_soon(self._attend)
+            with self._attended():
                 if isinstance(outcome, Stream):
                     await self._follow(outcome)
                 else:
                     await self._send(replies.line(await outcome.wait()))
-                attending.cancel_scope.cancel()
         else:
             await self._send(replies.line(await self._settled(outcome)))
 
@@ -281,25 +291,47 @@ class _Connection:
             replies.token("", final=True) if error is None else replies.stream_failed(error)
         )
 
-    async def _attend(self) -> None:
-        """Look after the client while an answer is being made: until he is gone."""
-        fd = self._stream.fileno()
-        with select.epoll() as events:
-            events.register(fd)
-            self._interrupt()
-            while not await hung_up(events, fd, or_readable=self._wants_more()):
-                await self._receive()
-                self._interrupt()
+    @contextmanager
+    def _attended(self) -> Iterator[None]:
+        """The time in which an answer is being made, and `_attend` looks after the client.
+
+        A task that lives as long as the connection: to start and cancel one for each answer
+        would be a fifth of what a short one costs.
+        """
+        if self._events is None:
+            self._events = select.epoll()
+            self._events.register(self._stream.fileno(), 0)
+            self._tasks.start_soon(self._attend, self._events)
+        self._answering = True
+        self._read_on(self._events)
+        try:
+            yield
+        finally:
+            self._answering = False
+            self._events.modify(self._stream.fileno(), 0)
+
+    async def _attend(self, events: select.epoll) -> None:
+        while not await hung_up(events):
+            if self._answering:
+                try:
+                    data = self._stream.receive_nowait()
+                except trio.BrokenResourceError:
+                    break
+                if data is not None:
+                    self._take(data)
+                    self._read_on(events)
         self._client_is_gone()
 
-    def _interrupt(self) -> None:
-        """Carry the next line out at once, if it is for what runs."""
+    def _read_on(self, events: select.epoll) -> None:
+        """Carry the next line out at once, if it is for what runs; wait for it if it is yet to
+        come."""
         if not self._wants_more() and self._lines and self._early is None:
             with suppress(Error):  # it will fail in its turn
                 command, argument = _find(self._lines[0])
                 if command.interrupts:
                     self._lines.popleft()
                     self._early = self._begin(command, argument)
+        events.modify(self._stream.fileno(), select.EPOLLIN if self._wants_more() else 0)
 
     # Going out
 

@@ -12,14 +12,12 @@ import trio
 _INT = struct.Struct("i")
 
 
-async def hung_up(events: select.epoll, fd: int, *, or_readable: bool) -> bool:
-    """Wait until the other end is closed, or, where that is asked for, until there is something
-    to read; whether it is closed. One that has only shut down its sending is not: it still reads.
+async def hung_up(events: select.epoll) -> bool:
+    """Wait for an event of the one socket that is registered there; whether it is that the other
+    end is closed. One that has only shut down its sending is not: it still reads.
 
-    events: watches that descriptor and no other. Source: EPOLLHUP in epoll_ctl(2), which is
-    told without being asked for.
+    Source: EPOLLHUP in epoll_ctl(2), which is told without being asked for.
     """
-    events.modify(fd, select.EPOLLIN if or_readable else 0)
     await trio.lowlevel.wait_readable(events.fileno())
     return any(mask & select.EPOLLHUP for _, mask in events.poll(0))
 

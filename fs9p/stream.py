@@ -34,12 +34,17 @@ class Socket(trio.abc.HalfCloseableStream):
         """The next bytes, none at the end."""
         while True:
             await self._wait(trio.lowlevel.wait_readable)
-            try:
-                return self._socket.recv(max_bytes or _CHUNK)
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                raise self._lost(error) from error
+            if (data := self.receive_nowait(max_bytes)) is not None:
+                return data
+
+    def receive_nowait(self, max_bytes: int | None = None) -> bytes | None:
+        """The next bytes if there are any now, None if not yet; none at the end, too."""
+        try:
+            return self._socket.recv(max_bytes or _CHUNK)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise self._lost(error) from error
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of it; waits, and can be cancelled, only where the client does not read."""
