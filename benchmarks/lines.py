@@ -104,7 +104,7 @@ class Stream:
         self._tokens: list[str] = []
         self._rest = b""
         self.ended = False
-        self.merged = 0
+        self.joined = 0
         """Reads that brought more than one object, or a part of one."""
 
     def ask(self) -> None:
@@ -117,7 +117,7 @@ class Stream:
         data = self.socket.recv(4096)
         if not data:
             raise EOFError("the bridge has hung up")
-        self.merged += data.count(b"\n") != 1 or not data.endswith(b"\n")
+        self.joined += data.count(b"\n") != 1 or not data.endswith(b"\n")
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             found = json.loads(line)
@@ -130,9 +130,9 @@ class Stream:
         return [token.strip() for token in self._tokens] == self._words
 
 
-def measure_streams(path: str) -> tuple[int, float, float]:
-    """Of so many streams at once: those that were whole, objects a second in all, and which
-    part of the reads brought something else than one object."""
+def measure_streams(path: str) -> tuple[float, float, float]:
+    """Of so many streams at once: those that were whole, objects a second in all, and how many
+    reads brought something else than one object."""
     streams = [Stream(path, number) for number in range(STREAMS)]
     with selectors.DefaultSelector() as selector:
         for stream in streams:
@@ -149,8 +149,8 @@ def measure_streams(path: str) -> tuple[int, float, float]:
     for stream in streams:
         stream.socket.close()
     objects = STREAMS * (WORDS + 1)
-    merged = sum(stream.merged for stream in streams)
-    return sum(stream.whole for stream in streams), objects / seconds, merged / objects
+    joined = sum(stream.joined for stream in streams)
+    return sum(stream.whole for stream in streams), objects / seconds, joined
 
 
 def main() -> None:
@@ -175,9 +175,9 @@ def main() -> None:
             show("PING, on one processor, p50", measure_ping(path))
             show_infer(path, ", on one processor")
         runs = [measure_streams(path) for _ in range(ROUNDS)]
-        show(f"of {STREAMS} streams at once, whole", [float(whole) for whole, _, _ in runs], "")
+        show(f"of {STREAMS} streams at once, whole", [whole for whole, _, _ in runs], "")
         show("their objects a second in all", [rate for _, rate, _ in runs], "")
-        show("reads that brought not just one", [100 * part for _, _, part in runs], "%")
+        show("reads that brought not just one", [joined for _, _, joined in runs], "")
 
 
 if __name__ == "__main__":

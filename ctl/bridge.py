@@ -8,6 +8,7 @@ everything.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -84,15 +85,14 @@ class Bridge:
         self.quit = trio.Event()
         """Set by QUIT: whoever runs the bridge ends it."""
         self.server: Server | None = None
-        """What serves the bridge's files, for the counts in `status`."""
         self.line_server: LineServer | None = None
-        """What serves its commands alone, for the same."""
+        """What serves the bridge's files, and its commands alone, for the counts in `status`."""
         self.model_numbers: dict[str, int] = {}
         """A number for each model name ever listed, for the qid paths of `models/`."""
         self._loads: dict[str, Loaded] = {}
         self._sessions: dict[int, Session] = {}
         self._mains: dict[str, Session] = {}
-        self._serial = 0
+        self._serials = itertools.count(1)
         self._number = 0
         self._started = trio.current_time()
 
@@ -281,7 +281,7 @@ class Bridge:
     def main_session(self, owner: Owner) -> Session:
         """The session that all attaches of this owner without a name share."""
         if owner.key not in self._mains:
-            self._mains[owner.key] = Session(self, self._next_serial(), 0, owner)
+            self._mains[owner.key] = Session(self, next(self._serials), 0, owner)
         return self._mains[owner.key]
 
     def new_session(self, owner: Owner, aname: str | None = None) -> Session:
@@ -292,9 +292,8 @@ class Bridge:
         strangers = sum(not each.owner.authenticated for each in self._sessions.values())
         if len(self._sessions) >= limit or (not owner.authenticated and strangers * 2 >= limit):
             raise client_error("too many sessions")
-        serial = self._next_serial()
         self._number += 1
-        session = Session(self, serial, self._number, owner, aname)
+        session = Session(self, next(self._serials), self._number, owner, aname)
         self._sessions[session.number] = session
         log.debug("session %d for %s", session.number, owner.name)
         return session
@@ -344,10 +343,6 @@ class Bridge:
             self.end_session(session)
         if owner.key in self._mains:
             self.end_session(self._mains[owner.key])
-
-    def _next_serial(self) -> int:
-        self._serial += 1
-        return self._serial
 
     async def _expire(self) -> None:
         """End sessions that nobody used for the time allowed."""

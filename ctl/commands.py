@@ -60,8 +60,8 @@ Outcome = Reply | Coroutine[Any, Any, Reply] | Generation | Stream
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A row of the table. generates: it needs the session to be free of running answers.
-    interrupts: it is for what runs, and in vain afterwards."""
+    """A row of the table. generates: it begins answers, as no other may, and needs the session
+    to be free of running ones. interrupts: it is for what runs, and in vain afterwards."""
 
     verb: str
     arguments: str

@@ -37,7 +37,7 @@ def add_options(serve: argparse.ArgumentParser) -> None:
         "by the next question (default: %(default)g)",
     )  # fmt: skip
     _bridge_limits(serve.add_argument_group("limits of the bridge"))
-    _client_limits(serve.add_argument_group("limits of 9P clients"))
+    _client_limits(serve.add_argument_group("limits of clients"))
     log = serve.add_argument_group("log")
     log.add_argument("-v", "--verbose", action="store_true", help="log more")
     log.add_argument("-D", "--debug", action="store_true", help="log every 9P message")

@@ -26,7 +26,8 @@ async def has_read(fd: int) -> None:
     """Wait until the other end has read, or thrown away, all that was sent.
 
     At once, and without a checkpoint, where it has. Source: SIOCOUTQ in unix(7); the kernel
-    wakes those who wait for EPOLLOUT whenever something was read.
+    wakes those who wait for EPOLLOUT whenever something was read. Raises `OSError` where there is
+    no descriptor to wait with.
     """
     if not _unread(fd):
         return

@@ -10,11 +10,13 @@ end before the workers do.
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import resource
 import shlex
 import signal
+import socket
 import stat
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -30,6 +32,7 @@ from ctl.address import default_socket
 from ctl.bridge import Bridge
 from ctl.catalog import AnyName, Catalog, default_model
 from ctl.lineserver import LineServer
+from ctl.log import begin as begin_log
 from ctl.namespace import Llambo
 from ctl.options import bridge_options, client_limits
 from engine.api import EngineError
@@ -70,14 +73,12 @@ def run(args: argparse.Namespace) -> int:
         paths[:] = [os.path.abspath(path.removeprefix("unix!")) for path in paths]
     args.default_socket = os.path.abspath(default_socket())
     args.first = _first_model(args)
-    logging.basicConfig(level=level, format="llambo: %(message)s", stream=sys.stderr)
+    begin_log(level)
     try:
         limits = client_limits(args)
     except ValueError as unfit:
         log.error("%s", unfit)
         return 2
-    line_descriptors = len(args.line_socket) and limits.connections * LINE_DESCRIPTORS
-    _allow_descriptors(limits.connections + line_descriptors + DESCRIPTORS)
     try:
         trio.run(_serve, args, limits)
     except BaseExceptionGroup as group:
@@ -134,6 +135,8 @@ async def _serve(args: argparse.Namespace, limits: Limits) -> None:
         # The listeners first: a second bridge at the same socket ends here, and must not touch
         # the trace of the first.
         async with _bridge(args) as bridge, _listening(args) as listeners:
+            each = 1 + (LINE_DESCRIPTORS if listeners.lines else 0)
+            _allow_descriptors(limits.connections * each + DESCRIPTORS)
             with _trace_file(args.trace) as trace:
                 if trace is not None:
                     traces.append(Recorder(trace))
@@ -230,6 +233,8 @@ async def _open_listeners(args: argparse.Namespace, listeners: _Listeners) -> No
     with _naming("a socket that was passed"):
         for name, listener in listen.inherited(insecure=args.insecure):
             (listeners.lines if name == LINE_NAME else listeners.files).append(listener)
+            if name == LINE_NAME and listener.socket.family != socket.AF_UNIX:
+                raise OSError(errno.EINVAL, "the line protocol is for unix sockets only")
     passed = bool(listeners.files)
     for address in args.tcp:
         host, _, port = address.rpartition(":")

@@ -80,17 +80,16 @@ class WorkerAnswer:
         return self
 
     async def __anext__(self) -> str:
-        # No checkpoint while there are pieces: a consumer that is cancelled loses none of them.
+        # No checkpoint while there is something to tell: a consumer that is cancelled loses no
+        # text, and learns of the end together with the last of it.
         while not self._pieces:
-            await self._news.wait()
-            if self._pieces:
-                break
             if self._error is not None:
                 error, self._error = self._error, None
                 raise error
             if self.usage is not None:
                 raise StopAsyncIteration
             self._news = trio.Event()
+            await self._news.wait()
         return self._pieces.popleft()
 
     @property

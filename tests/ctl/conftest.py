@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -12,8 +13,10 @@ import trio
 import engine
 from ctl.bridge import Bridge, Options
 from ctl.catalog import AnyName
+from ctl.lineserver import LineServer
 from ctl.namespace import Llambo
 from fs9p import Attach
+from tests.ctl.line import connected
 
 ME = 54321
 
@@ -156,3 +159,29 @@ def client(bridge):
 @pytest.fixture
 def slow(slow_bridge):
     return Client(slow_bridge)
+
+
+@pytest.fixture
+def connect(nursery):
+    """A function that connects a client to a server."""
+    return partial(connected, nursery)
+
+
+@pytest.fixture
+def server(bridge):
+    return LineServer(bridge)
+
+
+@pytest.fixture
+def slow_server(slow_bridge):
+    return LineServer(slow_bridge)
+
+
+@pytest.fixture
+def line(server, connect):
+    return connect(server)
+
+
+@pytest.fixture
+def slow_line(slow_server, connect):
+    return connect(slow_server)

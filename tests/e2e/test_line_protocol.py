@@ -228,3 +228,12 @@ def test_the_session_of_the_older_bridge_comes_out_exactly(serve, model, tmp_pat
         assert line == answer(naive(line, "data").decode())
         assert client.raw("FREE") == FREED
         assert client.raw("STATUS") == NO_MODEL
+
+
+def test_a_stream_that_max_tokens_ends_says_so_with_its_last_token(serve, model, tmp_path):
+    serve("--line-socket", str(tmp_path / "l"))
+    with LineClient(tmp_path / "l") as client:
+        _, tokens = client.stream("max_tokens=8 temperature=0 Name three colours.")
+        assert len(tokens) == 8
+        assert all(token["token"] for token in tokens)
+        assert tokens[-1]["final"] is True

@@ -142,6 +142,31 @@ def test_a_socket_that_systemd_names_line_speaks_the_line_protocol(tmp_path):
         assert "lines, the line protocol" in ended(bridge)
 
 
+def test_the_line_protocol_is_for_unix_sockets_only():
+    socks = [socket.create_server(("127.0.0.1", 0))]
+    with passing(socks, LLAMBO, "serve", *ECHO, names="line") as bridge:
+        assert bridge.wait(DEADLINE) == 1
+        assert "the line protocol is for unix sockets only" in bridge.stderr.read()
+
+
+@pytest.mark.parametrize("kind", ["a file", "a bridge"])
+def test_a_line_socket_that_cannot_be_made_is_named(serve, tmp_path, kind):
+    path = tmp_path / "taken"
+    if kind == "a file":
+        path.write_text("mine")
+    else:
+        serve(*ECHO, "--line-socket", str(path))
+    assert f"cannot serve {path}: " in refused(tmp_path, "--line-socket", str(path))
+    assert kind == "a bridge" or path.read_text() == "mine"
+
+
+def test_what_a_client_says_cannot_forge_a_line_of_the_log(serve, tmp_path):
+    bridge = serve(*ECHO, "--line-socket", str(tmp_path / "line"))
+    with LineClient(tmp_path / "line") as client:
+        assert client.command("LOAD 'evil\x1b[2J\rllambo: forged\u2028caf\u00e9'")["status"] == "ok"
+    assert "loading evil\\x1b[2J\\rllambo: forged\\u2028caf\u00e9 from" in bridge.log.read_text()
+
+
 def test_a_tcp_client_of_inetd_is_nobody_to_the_bridge_and_gets_no_line_of_its_log():
     with socket.create_server(("127.0.0.1", 0)) as server:
         client = socket.create_connection(server.getsockname(), DEADLINE)
@@ -239,12 +264,16 @@ def test_an_idle_client_makes_room_in_time(serve):
         idle.stat(0)
 
 
-def test_the_descriptors_that_the_connections_need_are_asked_for(serve, descriptors):
+@pytest.mark.parametrize(("lines", "needed"), [(False, 664), (True, 2464)])
+def test_the_descriptors_that_the_connections_need_are_asked_for(
+    serve, descriptors, tmp_path, lines, needed
+):
     _, hard = descriptors
     resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
-    bridge = serve(*ECHO, "--max-connections", "2000")
+    options = ["--line-socket", str(tmp_path / "line")] if lines else []
+    bridge = serve(*ECHO, "--max-connections", "600", *options)
     soft, _ = bridge.system.rlimit(psutil.RLIMIT_NOFILE)
-    assert soft >= (2064 if hard == resource.RLIM_INFINITY else min(2064, hard))
+    assert soft == needed
 
 
 def test_status_counts_what_the_clients_hold(echo):
