@@ -99,12 +99,14 @@ class Turn:
         with self._scope:
             try:
                 status = await bridge.ready(model)
-                async with bridge.engine.generate(model, request(status)) as answer:
+                asked = request(status)
+                async with bridge.engine.generate(model, asked) as answer:
                     self._answer = answer
                     async for piece in answer:
                         self.text += piece.encode()
                         self.ends.append(len(self.text))
-                        self.keep_logprobs(answer)
+                        if asked.sampling.logprobs:
+                            self.keep_logprobs(answer)
                         if self._changed:
                             self._changed.unpark_all()
             except (EngineError, Error) as failure:
