@@ -1,11 +1,12 @@
 """`make soak`: mixed clients for ten minutes, many of them killed, and what is left of them.
 
 The bridge runs on the echo engine, in a process of its own, and so do the clients: those that
-behave (`benchmarks.polite`), those that do not (`benchmarks.rude`), and programs
-(`benchmarks.programs`). They come in rounds. After each round all clients are gone, and the
-bridge must be as it was before the first: the same counts of connections, sessions, fids,
-requests, answers, tasks and descriptors. Its memory is compared with that after the first
-rounds, which are the warm-up: Python's allocator does not give back what it may need again.
+behave (`benchmarks.polite`), those that do not (`benchmarks.rude`), programs
+(`benchmarks.programs`), and both kinds over the line protocol (`benchmarks.liners`). They come in
+rounds. After each round all clients are gone, and the bridge must be as it was before the first:
+the same counts of connections, sessions, fids, requests, answers, tasks and descriptors. Its
+memory is compared with that after the first rounds, which are the warm-up: Python's allocator
+does not give back what it may need again.
 
 Prints a table; the status is 0 if all of it holds.
 """
@@ -117,18 +118,26 @@ def look(bridge: Bridge, watch: Watch) -> Rest:
 
 
 def clients(
-    seconds: float, seed: str, addresses: list[str], folder: Path, *, programs: bool = True
+    seconds: float,
+    seed: str,
+    addresses: list[str],
+    line: str,
+    folder: Path,
+    *,
+    programs: bool = True,
 ) -> Tally:
-    """One round: all clients until they have gone by themselves or were killed."""
-    usual = ("--seconds", str(seconds), "--rate", str(RATE), *addresses)
+    """One round: all clients until they have gone by themselves or were killed. line: the path
+    of the bridge's line socket."""
+    usual = ("--seconds", str(seconds), "--rate", str(RATE))
     commands = [
-        ("polite", "--probe", "--seed", seed),
-        ("polite", "--threads", "8", "--seed", f"{seed} polite"),
-        ("rude", "--threads", "8", "--seed", f"{seed} rude"),
+        ("polite", "--probe", "--seed", seed, *addresses),
+        ("polite", "--threads", "8", "--seed", f"{seed} polite", *addresses),
+        ("rude", "--threads", "8", "--seed", f"{seed} rude", *addresses),
+        ("liners", "--threads", "8", "--seed", f"{seed} liners", line),
     ]
     if programs:
         more = ("--threads", "3", "--pause", "0.2", "--folder", str(folder))
-        commands.append(("programs", *more, "--seed", f"{seed} programs"))
+        commands.append(("programs", *more, "--seed", f"{seed} programs", *addresses))
     tally, said, running = Tally(), folder / "said", []
     with said.open("ab") as out:
         for name, *options in commands:
@@ -170,7 +179,11 @@ def soak(seconds: float, seed: str, folder: Path) -> tuple[Table, Tally, list[st
         "round", "right answers", "misdeeds", "programs", "killed", "probe p99", "late p99",
         "resident", "CPU", box=None,
     )  # fmt: skip
-    options = ("--engine", f"echo:{RATE}", "--tcp", "127.0.0.1:0", "--session-ttl", f"{TTL}")
+    line = str(folder / "line")
+    options = (
+        "--engine", f"echo:{RATE}", "--tcp", "127.0.0.1:0", "--session-ttl", f"{TTL}",
+        "--line-socket", line,
+    )  # fmt: skip
     total, wrong, rests = Tally(), [], []
     rounds = max(FEWEST, min(MOST, int(seconds / ROUND)))
     with serving(*options) as bridge:
@@ -179,9 +192,8 @@ def soak(seconds: float, seed: str, folder: Path) -> tuple[Table, Tally, list[st
             before = look(bridge, watch)
             for i in range(rounds):
                 began, cpu = time.monotonic(), bridge.cpu
-                tally = clients(
-                    seconds / rounds, f"{seed} {i}", [bridge.socket, bridge.tcp()], folder
-                )
+                addresses = [bridge.socket, bridge.tcp()]
+                tally = clients(seconds / rounds, f"{seed} {i}", addresses, line, folder)
                 used = (bridge.cpu - cpu) / (time.monotonic() - began)
                 until(lambda: look(bridge, watch).numbers == before.numbers, LEAVING)
                 rests.append(rest := look(bridge, watch))

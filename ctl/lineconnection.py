@@ -5,17 +5,17 @@ here is the conversation. One open of `ctl` and one connection differ in this: h
 reply comes when it is done, and before that the next one does not begin.
 
 A connection is waiting for a line ⇄ carrying one out → ended. One task does both, so replies
-are in order without anything to keep them so. From the first answer on a second one attends to
-the client: while an answer is being made it reads on as far as the next line, and carries that
-out if it `interrupts`; when the client is gone it stops the answer. Any other command is carried
-out though nobody is there any more to read its reply.
+are in order without anything to keep them so. While it waits for an answer, or for the client to
+read, a second one attends to him: it reads on, so that one who sends all his commands before he
+reads a reply can do that; it carries the next line out at once if that `interrupts`; and when he
+is gone it stops the answer. Any other command is carried out though nobody is there any more to
+read its reply.
 """
 
 from __future__ import annotations
 
 import logging
 import select
-from collections import deque
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -26,7 +26,7 @@ from ctl import replies
 from ctl.commands import CANCELLED, Command, Generation, Outcome, Stream, find
 from ctl.errors import failure
 from ctl.lines import decode
-from ctl.otherend import has_read, hung_up
+from ctl.otherend import has_read, hung_up, unread
 from ctl.session import Session
 from ctl.splitter import LineSplitter
 from ctl.turn import Turn
@@ -34,8 +34,11 @@ from fs9p import Error
 from fs9p.stream import FAREWELL, Socket, linger
 
 _CHUNK = 8 << 10
-"""Bytes received at once: a chunk of empty lines or of short ones behind an answer costs time and
-memory in proportion."""
+"""Bytes received at once."""
+
+READ_AHEAD = 1 << 20
+"""Bytes of commands that are kept while the client has not read a reply; for one who has sent
+more the replies do not wait, or nothing would ever go on."""
 
 _TURN = 64
 """How many commands of one chunk are carried out before other connections get a turn."""
@@ -54,7 +57,8 @@ class LineConnection:
         self._idle_timeout = idle_timeout
         self._limit = session.bridge.options.max_prompt
         self._splitter = LineSplitter(self._limit)
-        self._lines: deque[bytes] = deque()
+        self._line: bytes | None = None
+        """The next one."""
         self._eof = False
         self._ending = False
         """Whether it ends when no command is running."""
@@ -63,10 +67,11 @@ class LineConnection:
         self._early: Outcome | None = None
         """What came of a command that interrupted the one before, to be told in its turn."""
         self._busy = False
-        self._answering = False
-        """Whether an answer is being made: then `_attend` reads, and nobody else."""
+        self._attended = False
+        """Whether `_attend` reads, and nobody else."""
         self._events: select.epoll | None = None
-        """What `_attend` waits for, once it has begun."""
+        """What it waits for, once it has begun."""
+        self._patience = trio.CancelScope()
         self._tasks: trio.Nursery
         self._idle = trio.CancelScope()
         self._waiting = trio.CancelScope()
@@ -125,7 +130,7 @@ class LineConnection:
         if self._reason is not None:
             log.info("%s: hanging up: %s", self._session.owner.name, self._reason)
             with trio.move_on_after(FAREWELL), suppress(*_LOST):
-                await self._send(replies.line(replies.failed(self._reason)))
+                await self._stream.send_all(replies.line(replies.failed(self._reason)))
                 await linger(self._stream)
 
     async def _carry_out_lines(self) -> None:
@@ -133,10 +138,11 @@ class LineConnection:
         while not self._ending:
             while self._wants_more():
                 await self._receive()
-            if not self._lines:
+            if self._line is None:
                 return
             self._busy = True
-            await self._carry_out(self._lines.popleft())
+            line, self._line = self._line, None
+            await self._carry_out(line)
             self._busy = False
             done += 1
             if done % _TURN == 0:
@@ -145,10 +151,11 @@ class LineConnection:
     # Coming in
 
     def _wants_more(self) -> bool:
-        """Whether there is no line yet that is not empty, and one may come."""
-        while self._lines and not self._lines[0].strip():
-            self._lines.popleft()
-        return not (self._lines or self._eof or self._splitter.overlong)
+        """Whether there is no next line yet, and one may come."""
+        while self._line is None and (line := self._splitter.take()) is not None:
+            if line.strip():
+                self._line = line
+        return self._line is None and not self._eof and not self._splitter.overlong
 
     async def _receive(self) -> None:
         """Take in what comes next."""
@@ -162,7 +169,7 @@ class LineConnection:
         """Take in what came; nothing is the end."""
         self._heard = trio.current_time()
         self._eof = not data
-        self._lines.extend(self._splitter.feed(data) if data else self._splitter.end())
+        self._splitter.feed(data)
 
     def _client_is_gone(self) -> None:
         """Nobody reads replies any more: the answer that is being made stops."""
@@ -181,7 +188,7 @@ class LineConnection:
             if self._gone:
                 return
             try:
-                self._prepare_to_attend()
+                self._begin_to_attend()
             except OSError as error:
                 message = f"temporarily out of descriptors: {error.strerror}"
                 await self._send(replies.line(replies.failed(message)))
@@ -202,8 +209,7 @@ class LineConnection:
         if isinstance(outcome, replies.Reply):
             await self._send(replies.line(outcome))
         elif isinstance(outcome, Generation | Stream):
-            assert self._events is not None
-            with self._attended(self._events):
+            with self._attending(self._begin_to_attend()):
                 if isinstance(outcome, Stream):
                     await self._follow(outcome)
                 else:
@@ -240,8 +246,8 @@ class LineConnection:
             replies.token("", final=True) if error is None else replies.stream_failed(error)
         )
 
-    def _prepare_to_attend(self) -> None:
-        """Begin the task that looks after the client while answers are being made, with the first.
+    def _begin_to_attend(self) -> select.epoll:
+        """Begin the task that attends to the client, where it has not; what it waits for.
 
         It lives as long as the connection: to start and cancel one for each answer would be half
         of what a short one costs. Raises `OSError` where there is no descriptor for it.
@@ -251,21 +257,25 @@ class LineConnection:
             events.register(self._stream.fileno(), 0)
             self._tasks.start_soon(self._attend, events)
             self._events = events
+        return self._events
 
     @contextmanager
-    def _attended(self, events: select.epoll) -> Iterator[None]:
-        """The time in which an answer is being made."""
-        self._answering = True
+    def _attending(self, events: select.epoll) -> Iterator[None]:
+        """The time in which it does: of an answer, and of a reply that has to wait."""
+        if self._attended:
+            yield
+            return
+        self._attended = True
         self._read_on(events)
         try:
             yield
         finally:
-            self._answering = False
+            self._attended = False
             events.modify(self._stream.fileno(), 0)
 
     async def _attend(self, events: select.epoll) -> None:
         while not await hung_up(events):
-            if self._answering:
+            if self._attended:
                 try:
                     data = self._stream.receive_nowait(_CHUNK)
                 except trio.BrokenResourceError:
@@ -276,15 +286,19 @@ class LineConnection:
         self._client_is_gone()
 
     def _read_on(self, events: select.epoll) -> None:
-        """Carry the next line out at once, if it is for what runs; wait for it if it is yet to
-        come."""
-        if not self._wants_more() and self._lines and self._early is None:
+        """Carry the next line out at once, if it is for what runs; wait for more."""
+        self._wants_more()
+        if self._line is not None and self._early is None and self._session.unfinished():
             with suppress(Error):  # it will fail in its turn
-                command, argument = _find(self._lines[0])
+                command, argument = _find(self._line)
                 if command.interrupts:
-                    self._lines.popleft()
+                    self._line = None
                     self._early = self._begin(command, argument)
-        events.modify(self._stream.fileno(), select.EPOLLIN if self._wants_more() else 0)
+        full = len(self._splitter) >= READ_AHEAD
+        if full:
+            self._patience.cancel()
+        ended = full or self._eof or self._splitter.overlong
+        events.modify(self._stream.fileno(), 0 if ended else select.EPOLLIN)
 
     # Going out
 
@@ -301,19 +315,25 @@ class LineConnection:
         if self._ending:
             self._session.changed.unpark_all()
         try:
-            await self._reader()
-            await self._stream.send_all(line)
+            if len(line) > _CHUNK or unread(self._stream.fileno()):
+                await self._send_waiting(line)
+            else:
+                await self._stream.send_all(line)
         except trio.BrokenResourceError:
             self._client_is_gone()
         finally:
             self._sending = False
 
-    async def _reader(self) -> None:
-        """Wait until the client has read what it was sent, where there is a descriptor for that."""
+    async def _send_waiting(self, line: bytes) -> None:
         try:
-            await has_read(self._stream.fileno())
+            with self._attending(self._begin_to_attend()):
+                with trio.CancelScope() as self._patience:
+                    if len(self._splitter) < READ_AHEAD:
+                        await has_read(self._stream.fileno())
+                await self._stream.send_all(line)
         except OSError as error:
             log.debug("an object goes out before the last one was read: %s", error.strerror)
+            await self._stream.send_all(line)
 
 
 def _find(line: bytes) -> tuple[Command, str]:

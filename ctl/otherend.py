@@ -29,12 +29,12 @@ async def has_read(fd: int) -> None:
     wakes those who wait for EPOLLOUT whenever something was read. Raises `OSError` where there is
     no descriptor to wait with.
     """
-    if not _unread(fd):
+    if not unread(fd):
         return
     with select.epoll() as events:
         events.register(fd, select.EPOLLOUT | select.EPOLLET)
-        while unread := _unread(fd):
-            if unread == 1:
+        while size := unread(fd):
+            if size == 1:
                 # The kernel is just about to be done with it, and will not tell again.
                 await trio.lowlevel.checkpoint()
             else:
@@ -42,7 +42,7 @@ async def has_read(fd: int) -> None:
                 events.poll(0)
 
 
-def _unread(fd: int) -> int:
+def unread(fd: int) -> int:
     """Bytes of kernel memory that what was sent takes until it is read; 1 is none, but soon."""
     count: int = _INT.unpack(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(_INT.size)))[0]
     return count

@@ -13,9 +13,11 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from ctl import lineconnection
 from ctl.commands import COMMANDS, Command
 from ctl.lineserver import LineServer
 from ctl.replies import done
+from engine.api import EngineError
 from fs9p import Limits
 from tests.ctl.conftest import Client
 from tests.ctl.line import STRANGER, connected
@@ -114,6 +116,23 @@ async def test_a_client_that_does_not_read_gets_a_second_to_do_it_at_the_end(
     assert slow_server.connections == 1
 
 
+async def test_a_load_that_ends_while_draining_is_not_waited_for_when_nobody_reads(
+    slow_server, connect, slow_bridge, autojump_clock, monkeypatch
+):
+    async def load(*args):
+        await trio.sleep(1)
+        raise EngineError("no")
+
+    monkeypatch.setattr(slow_bridge.engine, "load", load)
+    client = connect(slow_server)
+    await client.send("PING\nLOAD big")
+    await wait_all_tasks_blocked()
+    began = trio.current_time()
+    await slow_server.drain(5, 1)
+    assert trio.current_time() == began + 2
+    assert len(await client.rest()) >= 1
+
+
 async def test_an_answer_is_made_to_its_end_though_its_client_reads_late(
     slow_server, connect, autojump_clock
 ):
@@ -184,6 +203,36 @@ async def test_a_client_that_does_not_read_makes_room_as_one_that_is_idle_does(
     assert server.make_room()
     assert len(await client.rest()) == 1
     assert not slow_bridge.turns
+
+
+@pytest.mark.parametrize("read_ahead", [1 << 20, 50_000])
+async def test_a_client_may_send_all_its_commands_before_it_reads_a_reply(
+    line, monkeypatch, read_ahead
+):
+    monkeypatch.setattr(lineconnection, "READ_AHEAD", read_ahead)
+    with trio.fail_after(10):
+        await line.send(b"".join(b"PING %s %d\n" % (b"x" * 5000, n) for n in range(100)))
+        await line.stream.send_eof()
+        assert [reply["data"] for reply in await line.rest()] == ["pong"] * 100
+
+
+async def test_what_a_client_sends_during_an_answer_is_kept_up_to_a_limit(
+    slow_line, autojump_clock, monkeypatch
+):
+    monkeypatch.setattr(lineconnection, "READ_AHEAD", 50_000)
+    await slow_line.send("INFER " + "word " * 200)
+    with trio.move_on_after(10) as sending:
+        await slow_line.send(b"PING\n" * 400_000)
+    assert sending.cancelled_caught
+    assert json.loads(await slow_line.receive())["message"] == "Inference completed"
+
+
+async def test_a_client_that_is_still_sending_a_line_that_is_too_long_is_told_afterwards(line):
+    with trio.fail_after(10):
+        await line.send(b"PING\nINFER " + b"x" * (2 << 20))
+        first, second = await line.rest()
+    assert first["data"] == "pong"
+    assert second["message"].startswith("line too long: ")
 
 
 async def test_a_long_answer_is_no_idleness(slow_bridge, connect, autojump_clock):

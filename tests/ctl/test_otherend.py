@@ -98,7 +98,7 @@ async def test_what_the_kernel_is_just_about_to_be_done_with_is_waited_for_witho
     ends, monkeypatch
 ):
     counts = iter([768, 1, 1, 0])
-    monkeypatch.setattr(otherend, "_unread", lambda fd: next(counts))
+    monkeypatch.setattr(otherend, "unread", lambda fd: next(counts))
     with trio.fail_after(10):
         await has_read(ends[0].fileno())
     assert next(counts, None) is None

@@ -13,9 +13,12 @@ LIMIT = 6
 
 def split(*chunks, limit=LIMIT):
     """All lines of an input that comes in these chunks, and whether one was too long."""
-    splitter = LineSplitter(limit)
-    lines = [line for chunk in chunks for line in splitter.feed(chunk)]
-    return [*lines, *splitter.end()], splitter.overlong
+    splitter, lines = LineSplitter(limit), []
+    for chunk in (*chunks, b""):
+        splitter.feed(chunk)
+        while (line := splitter.take()) is not None:
+            lines.append(line)
+    return lines, splitter.overlong
 
 
 @pytest.mark.parametrize(
@@ -24,13 +27,13 @@ def split(*chunks, limit=LIMIT):
         (b"", []),
         (b"a\nb\n", [b"a", b"b"]),
         (b"a\r\nb\r\n", [b"a", b"b"]),
-        (b"a\n\n\r\nb", [b"a", b"", b"", b"b"]),
+        (b"\r\na\n\n\r\nb\n\n", [b"a", b"b"]),
         (b"a\rb\r\r\n", [b"a\rb\r"]),
         (b"a\r", [b"a"]),
-        (b"\r", [b""]),
+        (b"\r", []),
     ],
 )
-def test_lines_end_at_lf_or_crlf_and_the_last_at_the_end(data, lines):
+def test_lines_end_at_lf_or_crlf_the_last_at_the_end_and_empty_ones_are_none(data, lines):
     assert split(data) == (lines, False)
 
 
@@ -46,11 +49,23 @@ def test_what_stands_before_a_line_that_is_too_long_still_counts_and_nothing_beh
 
 def test_a_line_is_too_long_before_it_ends_and_then_nothing_is_kept():
     splitter = LineSplitter(LIMIT)
-    assert splitter.feed(b"123456\r") == []
+    splitter.feed(b"123456\r")
+    assert splitter.take() is None
     assert not splitter.overlong
     splitter.feed(b"x")
+    assert splitter.take() is None
     assert splitter.overlong
-    assert not splitter._rest
+    assert len(splitter) == 0
+
+
+def test_bytes_count_until_their_line_is_taken():
+    splitter = LineSplitter(LIMIT)
+    splitter.feed(b"one\ntwo\nthr")
+    assert len(splitter) == 11
+    splitter.take()
+    splitter.feed(b"ee")
+    assert (splitter.take(), splitter.take()) == (b"two", None)
+    assert len(splitter) == len(b"three")
 
 
 PIECES = st.lists(st.sampled_from([b"\n", b"\r", b"\r\n", b"a", b"123", b"\xff", b"PING"]))

@@ -55,12 +55,14 @@ def test_a_thousand_waiting_readers_get_an_answer_each_and_leave_nothing(serve, 
 def test_clients_that_misbehave_and_that_are_killed_spoil_nothing_and_leave_nothing(
     serve, tmp_path
 ):
+    line = str(tmp_path / "line")
     bridge = serve(
-        "--engine", f"echo:{SOAKING}", "--tcp", "127.0.0.1:0", "--session-ttl", f"{TTL}"
+        "--engine", f"echo:{SOAKING}", "--tcp", "127.0.0.1:0", "--session-ttl", f"{TTL}",
+        "--line-socket", line,
     )  # fmt: skip
     with Watch(bridge.socket) as watch:
         before = watch.settled()
-        tally = clients(6, "test", [bridge.socket, bridge.tcp()], tmp_path)
+        tally = clients(6, "test", [bridge.socket, bridge.tcp()], line, tmp_path)
         assert tally.wrong == []
         assert tally.right
         assert tally.killed
