@@ -76,12 +76,12 @@ def _where(group: argparse._ArgumentGroup) -> None:
         help="a unix socket; may be repeated (default: see README)",
     )  # fmt: skip
     group.add_argument(
-        "--socket-mode", type=_mode, default=0o600, metavar="MODE",
-        help="permissions of the unix sockets, octal (default: 600)",
-    )  # fmt: skip
-    group.add_argument(
         "--line-socket", metavar="PATH", action="append", default=[],
         help="a unix socket for the line protocol; may be repeated",
+    )  # fmt: skip
+    group.add_argument(
+        "--socket-mode", type=_mode, default=0o600, metavar="MODE",
+        help="permissions of the unix sockets, octal (default: 600)",
     )  # fmt: skip
     group.add_argument("--socket-group", metavar="GROUP", help="the group of the unix sockets")
     group.add_argument(
