@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from benchmarks.inferno import Emu
 from tests.e2e.conftest import ask
-from tests.e2e.inferno import Emu, find_inferno
+from tests.e2e.inferno import find_inferno
 from tests.e2e.programs import wait_for
 
 
@@ -16,7 +17,7 @@ def inferno():
     booted = []
 
     def boot():
-        booted.append(Emu(*found))
+        booted.append(Emu(found))
         return booted[-1]
 
     yield boot
