@@ -11,12 +11,13 @@ import re
 import select
 import shutil
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from benchmarks.bridge import LLAMBO
+from benchmarks.bridge import LLAMBO, until
 from benchmarks.clients import DEADLINE
 
 EXAMPLES = Path(__file__).parent.parent / "examples/limbo"
@@ -48,6 +49,7 @@ class Inferno:
         done = subprocess.run(
             [self.limbo, *module, "-w", "-o", str(target), source.name], cwd=source.parent,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+            timeout=DEADLINE,
         )  # fmt: skip
         if done.returncode and not done.stdout:
             return f"limbo: status {done.returncode}"
@@ -170,5 +172,14 @@ class Emu:
             assert stream is not None
             stream.close()
         for relay in relays:
-            relay.kill()
-        psutil.wait_procs(relays, DEADLINE)
+            with suppress(psutil.NoSuchProcess):
+                relay.kill()
+        until(lambda: all(ended(relay) for relay in relays))
+
+
+def ended(process: psutil.Process) -> bool:
+    """Whether it has; one that init has not yet looked after has, too."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True

@@ -32,8 +32,8 @@ from benchmarks.peer.sessions import Mounted, Session, ask_together
 
 WORKERS = 10
 TOKENS = 128
-SYSTEM_WORDS = 480
-"""About 690 tokens of SmolLM2."""
+SYSTEM_WORDS = 500
+"""With the template about 690 tokens of SmolLM2."""
 QUESTION = "Write a very long story about a ship that looks for the end of the sea."
 
 SAID = re.compile(

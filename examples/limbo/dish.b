@@ -87,7 +87,7 @@ init(nil: ref Draw->Context, args: list of string)
 	while((c := arg->opt()) != 0)
 		case c {
 		'c' =>
-			commands = arg->earg() :: nil;
+			commands = str->append(arg->earg(), commands);
 		'n' =>
 			name := arg->earg();
 			addnode(name, arg->earg());
@@ -102,9 +102,10 @@ init(nil: ref Draw->Context, args: list of string)
 
 	sys->pctl(Sys->FORKNS|Sys->NEWPGRP, nil);
 	connect();
-	if(commands != nil)
-		carryout(hd commands);
-	else{
+	if(commands != nil){
+		for(; commands != nil; commands = tl commands)
+			carryout(hd commands);
+	}else{
 		converse();
 		failed = 0;
 	}
@@ -157,8 +158,11 @@ connect()
 
 lastpart(addr: string): string
 {
+	(nil, l) := sys->tokenize(addr, "/!");
+	if(str->prefix("tcp!", addr) && len l == 3)
+		return hd tl l;		# the host
 	name: string;
-	for((nil, l) := sys->tokenize(addr, "/!"); l != nil; l = tl l)
+	for(; l != nil; l = tl l)
 		name = hd l;
 	return name;
 }
@@ -320,7 +324,7 @@ shownodes(rest: string)
 	table(rows, "lllrrrl");
 	for(l = nodes; l != nil; l = tl l)
 		if(status(hd l) == nil)
-			put(sys->sprint("%s is gone: %s\n", (hd l).name, (hd l).m.err));
+			put(sys->sprint("%s does not answer: %s\n", (hd l).name, (hd l).m.err));
 }
 
 modelstate(st: ref Status): string
@@ -497,17 +501,26 @@ infer(rest: string)
 		(b, err) := pool.take();
 		if(b == nil)
 			break;
+		name := nameof(b);
 		err = show(b.stream(rest, params));
 		pool.release(b, err);
 		if(!llambo->gone(err)){
 			if(err != nil)
-				complain(b.addr + ": " + err);
+				complain(name + ": " + err);
 			return;
 		}
-		warn(sys->sprint("%s: %s: asking again", b.addr, err));
+		warn(sys->sprint("%s: %s: asking again", name, err));
 	}
 	alive(nodes);
 	complain("no node answers");
+}
+
+nameof(b: ref Bridge): string
+{
+	for(l := nodes; l != nil; l = tl l)
+		if((hd l).m.b == b)
+			return (hd l).name;
+	return b.addr;
 }
 
 ask(rest: string)
@@ -628,7 +641,7 @@ alive(l: list of ref Node): list of ref Node
 			n.s = nil;
 		}
 		if(status(n) == nil)
-			warn(sys->sprint("%s is gone: %s", n.name, n.m.err));
+			warn(sys->sprint("%s does not answer: %s", n.name, n.m.err));
 		else
 			these = append(these, n);
 	}

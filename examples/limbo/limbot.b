@@ -29,8 +29,9 @@ Limbot: module
 
 Chat: adt {
 	addr:	string;
+	model:	string;		# nil: the bridge's
 	system:	string;
-	params:	list of (string, string);
+	params:	list of (string, string);	# from the last to the first
 	b:	ref Bridge;
 	s:	ref Session;
 	context:	string;	# the conversation, to go on with when the bridge has been started anew
@@ -38,6 +39,8 @@ Chat: adt {
 	typed:	list of string;	# while an answer came
 	interactive:	int;
 };
+
+PATIENCE:	con 2000;	# ms for the session to be closed at the end
 
 stdout: ref Sys->FD;
 stderr: ref Sys->FD;
@@ -66,13 +69,12 @@ init(nil: ref Draw->Context, args: list of string)
 	arg->setusage("limbot [-a addr] [-m model] [-s system] [-p name value] ... [question]");
 	ch := ref Chat;
 	ch.addr = Llambo->DIR;
-	model: string;
 	while((c := arg->opt()) != 0)
 		case c {
 		'a' =>
 			ch.addr = arg->earg();
 		'm' =>
-			model = arg->earg();
+			ch.model = arg->earg();
 		'p' =>
 			name := arg->earg();
 			ch.params = (name, arg->earg()) :: ch.params;
@@ -85,9 +87,7 @@ init(nil: ref Draw->Context, args: list of string)
 
 	sys->pctl(Sys->FORKNS|Sys->NEWPGRP, nil);
 	if((err = begin(ch)) != nil)
-		finish(ch, "begin", err);
-	if(model != nil && (err = usemodel(ch, model)) != nil)
-		finish(ch, "model", err);
+		finish(ch, "connect", err);
 	if(args != nil){
 		if((err = answer(ch, join(args))) != nil)
 			finish(ch, "answer", err);
@@ -112,20 +112,36 @@ complain(msg: string)
 	sys->fprint(stderr, "limbot: %s\n", msg);
 }
 
-# also of the process that reads the keyboard
+# A bridge that hangs does not keep limbot from ending.
 finish(ch: ref Chat, status, msg: string)
 {
 	if(msg != nil)
 		complain(msg);
-	if(ch.s != nil)
-		ch.s.close();
-	if(ch.b != nil)
-		ch.b.disconnect();
+	done := chan[2] of int;
+	spawn leave(ch, done);
+	spawn timer(PATIENCE, done);
+	<-done;
+	# the process that reads the keyboard, too
 	fd := sys->open("#p/" + string sys->pctl(0, nil) + "/ctl", Sys->OWRITE);
 	if(fd != nil)
 		sys->fprint(fd, "killgrp");
 	if(status != nil)
 		raise "fail:" + status;
+}
+
+leave(ch: ref Chat, done: chan of int)
+{
+	if(ch.s != nil)
+		ch.s.close();
+	if(ch.b != nil)
+		ch.b.disconnect();
+	done <-= 1;
+}
+
+timer(ms: int, done: chan of int)
+{
+	sys->sleep(ms);
+	done <-= 1;
 }
 
 join(l: list of string): string
@@ -149,7 +165,11 @@ begin(ch: ref Chat): string
 	(s, err) = ch.b.session();
 	if(s == nil)
 		return err;
-	if((err = s.set(ch.params)) == nil && ch.system != nil)
+	if(ch.model != nil)
+		err = s.usemodel(ch.model);
+	if(err == nil)
+		err = s.set(reverse(ch.params));
+	if(err == nil && ch.system != nil)
 		err = s.put("system", ch.system);
 	if(err == nil && ch.context != nil)
 		err = s.put("context", ch.context);
@@ -168,13 +188,15 @@ talk(ch: ref Chat)
 {
 	ch.lines = chan of string;
 	ch.interactive = isconsole(sys->fildes(0));
+	if(ch.interactive)
+		greet(ch);
 	spawn reader(ch.lines);
 	while((line := nextline(ch)) != nil){
 		err: string;
 		if((line = trim(line)) == nil)
 			continue;
-		if(line == "/exit")
-			break;
+		if(isexit(line))
+			return;
 		if(line[0] == '/')
 			err = command(ch, line);
 		else
@@ -182,6 +204,24 @@ talk(ch: ref Chat)
 		if(err != nil)
 			complain(err);
 	}
+	if(ch.interactive)
+		put("\n");
+}
+
+greet(ch: ref Chat)
+{
+	(st, nil) := ch.s.status();
+	if(st != nil)
+		sys->print("%s at %s; /help lists commands\n", name(st.model), ch.addr);
+}
+
+isexit(line: string): int
+{
+	case str->splitl(trim(line), " \t\n").t0 {
+	"/exit" or "/quit" =>
+		return 1;
+	}
+	return 0;
 }
 
 isconsole(fd: ref Sys->FD): int
@@ -204,7 +244,7 @@ reader(lines: chan of string)
 			continue;
 		}
 		lines <-= text;
-		if(trim(text) == "/exit")
+		if(isexit(text))
 			return;	# what is typed behind it is not for limbot
 		text = nil;
 	}
@@ -218,6 +258,8 @@ nextline(ch: ref Chat): string
 	if(ch.typed != nil){
 		line := hd ch.typed;
 		ch.typed = tl ch.typed;
+		if(ch.interactive && line != nil)
+			put("> " + line);	# it stood in the middle of an answer
 		return line;
 	}
 	if(ch.interactive)
@@ -233,11 +275,12 @@ trim(s: string): string
 	return s[0:n];
 }
 
-append(l: list of string, s: string): list of string
+reverse(l: list of (string, string)): list of (string, string)
 {
-	if(l == nil)
-		return s :: nil;
-	return hd l :: append(tl l, s);
+	r: list of (string, string);
+	for(; l != nil; l = tl l)
+		r = hd l :: r;
+	return r;
 }
 
 #
@@ -250,13 +293,40 @@ answer(ch: ref Chat, question: string): string
 		return err;
 	err = stream(ch, question);
 	if(err == nil)
-		(ch.context, err) = ch.s.get("context");
+		err = remember(ch);
 	if(llambo->gone(err)){
 		ch.s = nil;
-		if(ch.lines != nil)
+		if(ch.lines != nil && ch.b.mounted)
 			err += " (the next question tries to reach the bridge again)";
+		else if(ch.lines != nil)
+			err += " (/save keeps the conversation; then leave, and mountllm again)";
 	}
+	if(str->prefix("no model loaded", err))
+		err = "no model loaded: /model NAME loads one, or option -m";
 	return err;
+}
+
+# the conversation, and what has to be known of its last answer
+remember(ch: ref Chat): string
+{
+	err: string;
+	(ch.context, err) = ch.s.get("context");
+	if(err != nil)
+		return err;
+	u: ref Llambo->Usage;
+	(u, err) = ch.s.usage();
+	if(u != nil && u.finish == "length")
+		complain(sys->sprint("cut after %s (the setting max_tokens)", tokens(u.completion)));
+	if(u != nil && u.finish == "context")
+		complain("cut: the context of the model is full (/reset empties it)");
+	return err;
+}
+
+tokens(n: int): string
+{
+	if(n == 1)
+		return "1 token";
+	return sys->sprint("%d tokens", n);
 }
 
 stream(ch: ref Chat, question: string): string
@@ -277,11 +347,20 @@ stream(ch: ref Chat, question: string): string
 	line := <-lines =>
 		if(line == nil)
 			lines = chan of string;
-		if(line != nil && trim(line) == "/stop")
-			ch.s.cancel();
+		if(isexit(line)){
+			finish(ch, nil, nil);
+			exit;
+		}
+		if(trim(line) == "/stop")
+			spawn cancel(ch.s);	# a bridge that hangs does not answer
 		else
-			ch.typed = append(ch.typed, line);
+			ch.typed = str->append(line, ch.typed);
 	}
+}
+
+cancel(s: ref Session)
+{
+	s.cancel();
 }
 
 put(text: string)
@@ -306,6 +385,8 @@ command(ch: ref Chat, line: string): string
 	rest = trim(rest);
 	if(verb == "/help")
 		return help();
+	if(verb == "/save" && ch.s == nil)
+		return write(rest, ch.context);
 	if(ch.s == nil && (err := begin(ch)) != nil)
 		return err;
 	case verb {
@@ -339,7 +420,7 @@ help(): string
 	put("/help              this\n" +
 		"/status            the bridge, the model, this conversation\n" +
 		"/reset             forget the conversation\n" +
-		"/system [text]     show or change the system prompt\n" +
+		"/system [text]     show or change the system prompt; \'\' is none\n" +
 		"/set [name value]  show or change settings, such as temperature\n" +
 		"/save file         keep the conversation\n" +
 		"/load file         go on with one that was kept\n" +
@@ -366,8 +447,8 @@ status(ch: ref Chat): string
 	u: ref Llambo->Usage;
 	(u, err) = ch.s.usage();
 	if(u != nil && u.completion > 0 && u.decode > 0.0)
-		sys->print("last     %d tokens, %.1f tokens/s; prompt of %d, %d of it reused\n",
-			u.completion, real u.completion / u.decode, u.prompt, u.cached);
+		sys->print("last     %s, %.1f tokens/s; prompt of %d, %d of it reused\n",
+			tokens(u.completion), real u.completion / u.decode, u.prompt, u.cached);
 	return err;
 }
 
@@ -386,9 +467,13 @@ system(ch: ref Chat, text: string): string
 		endline(now);
 		return err;
 	}
+	if(text == "\'\'")
+		text = nil;
 	err := ch.s.put("system", text);
-	if(err == nil)
+	if(err == nil){
 		ch.system = text;
+		(ch.context, err) = ch.s.get("context");
+	}
 	return err;
 }
 
@@ -399,10 +484,11 @@ set(ch: ref Chat, text: string): string
 		put(now);
 		return err;
 	}
+	# some are cleared by no value
 	(name, value) := str->splitl(text, " \t=");
-	if(value == nil)
-		return "usage: /set name value";
-	param := (name, trim(value[1:])) :: nil;
+	if(value != nil)
+		value = trim(value[1:]);
+	param := (name, value) :: nil;
 	err := ch.s.set(param);
 	if(err == nil)
 		ch.params = hd param :: ch.params;
@@ -411,11 +497,16 @@ set(ch: ref Chat, text: string): string
 
 save(ch: ref Chat, file: string): string
 {
-	if(file == nil)
-		return "usage: /save file";
 	(text, err) := ch.s.get("context");
 	if(err != nil)
 		return err;
+	return write(file, text);
+}
+
+write(file, text: string): string
+{
+	if(file == nil)
+		return "usage: /save file";
 	fd := sys->create(file, Sys->OWRITE, 8r666);
 	if(fd == nil)
 		return sys->sprint("can't create %s: %r", file);
@@ -439,24 +530,21 @@ restore(ch: ref Chat, file: string): string
 	err := ch.s.put("context", text);
 	if(err == nil)
 		(ch.context, err) = ch.s.get("context");
+	if(err == nil)
+		(ch.system, err) = ch.s.get("system");
 	return err;
 }
 
 model(ch: ref Chat, want: string): string
 {
-	if(want != nil)
-		return usemodel(ch, want);
+	if(want != nil){
+		err := ch.s.usemodel(want);
+		if(err == nil)
+			ch.model = want;
+		return err;
+	}
 	(names, err) := ch.b.models();
 	for(; names != nil; names = tl names)
 		put(hd names + "\n");
-	return err;
-}
-
-# one that is loaded is only chosen, so that other sessions keep theirs
-usemodel(ch: ref Chat, want: string): string
-{
-	(nil, err) := ch.s.command(sys->sprint("USE %q", want));
-	if(err != nil)
-		(nil, err) = ch.s.command(sys->sprint("LOAD %q", want));
 	return err;
 }

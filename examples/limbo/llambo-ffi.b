@@ -38,19 +38,21 @@ PATIENCE:	con 3000;	# ms for the members of a pool to say how busy they are
 RETRY:	con 5000;	# ms until one that is gone is tried again
 
 Eclosed:	con "this session is closed";
+Eover:	con "disconnected: i/o on hungup channel";	# as gone wants it
 
-# the mount points that connect chose, until they are disconnected
-chosen: chan of list of string;
+# the number of the mount point that connect tries next; none is used again,
+# since a session of the bridge that was there may still be used by its path
+nextdir: chan of int;
 
-# one relay is started at a time: emu may hang for ever otherwise
+# one relay is started at a time: where it was several, emu was seen to stop for ever
 relaying: chan of int;
 
 init(): string
 {
 	sys = load Sys Sys->PATH;
-	if(chosen == nil){
-		chosen = chan[1] of list of string;
-		chosen <-= nil;
+	if(nextdir == nil){
+		nextdir = chan[1] of int;
+		nextdir <-= 0;
 		relaying = chan[1] of int;
 	}
 	bufio = load Bufio Bufio->PATH;
@@ -115,27 +117,33 @@ Bridge.connect(addr, dir: string): (ref Bridge, string)
 		if(stderr != nil && (why := complaint(stderr)) != nil)
 			err = why;
 	}
-	if(err != nil){
-		forgetdir(dir);
+	if(err != nil)
 		return (nil, err);
-	}
 	return (ref Bridge(addr, dir, 1), nil);
 }
 
 # a bridge that somebody mounted
 mountedat(dir: string): (ref Bridge, string)
 {
+	while(len dir > 1 && dir[len dir - 1] == '/')
+		dir = dir[0:len dir - 1];
 	(ok, d) := sys->stat(dir);
 	if(ok < 0){
 		err := sys->sprint("%r");
-		if(!gone(err))
+		if(gone(err))
+			err += " (mountllm mounts it again)";
+		else
 			err += " (a socket is unix!PATH)";
 		return (nil, sys->sprint("can't find %s: %s", dir, err));
 	}
 	if((d.mode & Sys->DMDIR) == 0)
 		return (nil, sys->sprint("%s is not a directory (a socket is unix!PATH)", dir));
-	if(sys->stat(dir+"/clone").t0 < 0)
-		return (nil, sys->sprint("no bridge is mounted at %s: %r", dir));
+	if(sys->stat(dir+"/clone").t0 < 0){
+		err := sys->sprint("%r");
+		if(!gone(err))
+			err = "mountllm mounts one";
+		return (nil, sys->sprint("no bridge is mounted at %s: %s", dir, err));
+	}
 	return (ref Bridge(dir, dir, 0), nil);
 }
 
@@ -166,52 +174,18 @@ relay(socket: string): (ref Sys->FD, ref Sys->FD, string)
 	return (data, stderr, nil);
 }
 
-# the first of /n/llm0, /n/llm1, ... where no bridge is mounted
+# the next of /n/llm0, /n/llm1, ... where no bridge is mounted
 choosedir(): (string, string)
 {
 	for(;;){
-		dir := reservedir();
+		i := <-nextdir;
+		nextdir <-= i + 1;
+		dir := DIR + string i;
 		if((err := makedir(dir)) != nil)
-			return (dir, err);
+			return (nil, err);
 		if(sys->stat(dir+"/clone").t0 < 0)
 			return (dir, nil);
-		# somebody else's: it stays reserved
 	}
-}
-
-reservedir(): string
-{
-	taken := <-chosen;
-	dir: string;
-	for(i := 0;; i++){
-		dir = DIR + string i;
-		if(!contains(taken, dir))
-			break;
-	}
-	chosen <-= dir :: taken;
-	return dir;
-}
-
-forgetdir(dir: string)
-{
-	chosen <-= remove(dir, <-chosen);
-}
-
-contains(l: list of string, s: string): int
-{
-	for(; l != nil; l = tl l)
-		if(hd l == s)
-			return 1;
-	return 0;
-}
-
-remove(s: string, l: list of string): list of string
-{
-	if(l == nil)
-		return nil;
-	if(hd l == s)
-		return tl l;
-	return hd l :: remove(s, tl l);
 }
 
 makedir(dir: string): string
@@ -236,24 +210,34 @@ complaint(stderr: ref Sys->FD): string
 	return line;
 }
 
+# Sessions that are left see from its dir that it is over.
 Bridge.disconnect(b: self ref Bridge): string
 {
-	if(!b.mounted)
-		return nil;
-	b.mounted = 0;
-	err: string;
-	if(sys->unmount(nil, b.dir) < 0)
-		err = sys->sprint("can't unmount %s: %r", b.dir);
-	forgetdir(b.dir);
-	return err;
+	dir := b.dir;
+	b.dir = nil;
+	if(dir != nil && b.mounted && sys->unmount(nil, dir) < 0)
+		return sys->sprint("can't unmount %s: %r", dir);
+	return nil;
 }
 
 # does this error mean that the bridge is gone?
 gone(err: string): int
 {
-	for(l := "mount rpc error" :: "hungup" :: "roken pipe" :: "onnection reset" ::
-			"shutting down" :: nil; l != nil; l = tl l)
-		if(str->splitstrl(err, hd l).t1 != nil)
+	return ends(err, "mount rpc error" :: "hungup channel" :: "roken pipe" ::
+		"onnection reset by peer" :: "shutting down" :: nil);
+}
+
+# or that it has no room now?
+full(err: string): int
+{
+	return str->prefix("busy:", err) || str->prefix("temporarily out of", err) ||
+		ends(err, "too many sessions" :: nil);
+}
+
+ends(s: string, l: list of string): int
+{
+	for(; l != nil; l = tl l)
+		if(len s >= len hd l && s[len s - len hd l:] == hd l)
 			return 1;
 	return 0;
 }
@@ -284,11 +268,24 @@ Bridge.free(b: self ref Bridge, model: string): string
 
 Bridge.status(b: self ref Bridge): (ref Status, string)
 {
-	return readstatus(b.dir);
+	if(b.dir == nil)
+		return (nil, Eover);
+	if(b.mounted)
+		return readstatus(b.dir);
+	# others may have chosen a model for the session at the root
+	(s, err) := b.session();
+	if(s == nil)
+		return (nil, err);
+	st: ref Status;
+	(st, err) = s.status();
+	s.close();
+	return (st, err);
 }
 
 Bridge.models(b: self ref Bridge): (list of string, string)
 {
+	if(b.dir == nil)
+		return (nil, Eover);
 	(dirs, n) := readdir->init(b.dir+"/models", Readdir->NAME|Readdir->DESCENDING);
 	if(n < 0)
 		return (nil, sys->sprint("can't read %s/models: %r", b.dir));
@@ -301,9 +298,11 @@ Bridge.models(b: self ref Bridge): (list of string, string)
 # In a session that nobody asks for its number, which so ends with its file.
 bridgecommand(b: ref Bridge, cmd: string): string
 {
+	if(b.dir == nil)
+		return Eover;
 	fd := sys->open(b.dir+"/clone", Sys->ORDWR);
 	if(fd == nil)
-		return sys->sprint("%r");
+		return sys->sprint("can't open %s/clone: %r", b.dir);
 	return exchange(fd, cmd).t1;
 }
 
@@ -312,7 +311,7 @@ exchange(fd: ref Sys->FD, cmd: string): (string, string)
 {
 	if(str->splitl(cmd, "\n").t1 != nil)
 		return (nil, "invalid command: it has more than one line");
-	if((err := writeall(fd, cmd+"\n")) != nil && len err < Sys->ERRMAX/2)
+	if((err := writeall(fd, cmd+"\n")) != nil && len array of byte err < Sys->ERRMAX-4)
 		return (nil, err);
 	# an error that may have been cut is whole in the reply
 	sys->seek(fd, big 0, Sys->SEEKSTART);
@@ -412,17 +411,21 @@ multiworker(b: ref Bridge, prompts: array of string, params: list of (string, st
 
 Bridge.session(b: self ref Bridge): (ref Session, string)
 {
-	return newsession(b.dir, b.dir);
+	return newsession(b, b.dir);
 }
 
 # a fork has the conversation so far
 Session.fork(s: self ref Session): (ref Session, string)
 {
-	return newsession(str->splitr(s.dir, "/").t0, s.dir);
+	if(s.ctl == nil)
+		return (nil, Eclosed);
+	return newsession(s.b, s.dir);
 }
 
-newsession(root, dir: string): (ref Session, string)
+newsession(b: ref Bridge, dir: string): (ref Session, string)
 {
+	if(b.dir == nil)
+		return (nil, Eover);
 	ctl := sys->open(dir+"/clone", Sys->ORDWR);
 	if(ctl == nil)
 		return (nil, sys->sprint("can't open %s/clone: %r", dir));
@@ -431,7 +434,21 @@ newsession(root, dir: string): (ref Session, string)
 	if(n <= 0)
 		return (nil, sys->sprint("can't read %s/clone: %r", dir));
 	name := str->take(string buf[0:n], "0-9");
-	return (ref Session(name, root+"/"+name, ctl, chan[1] of int), nil);
+	return (ref Session(b, name, b.dir+"/"+name, ctl, chan[1] of int), nil);
+}
+
+# a file of the session
+fopen(s: ref Session, file: string, mode: int): (ref Sys->FD, string)
+{
+	if(s.ctl == nil)
+		return (nil, Eclosed);
+	fd := sys->open(s.dir+"/"+file, mode);
+	err: string;
+	if(fd == nil)
+		err = sys->sprint("can't open %s/%s: %r", s.dir, file);
+	if(s.b.dir == nil)
+		return (nil, Eover);
+	return (fd, err);
 }
 
 Session.close(s: self ref Session): string
@@ -445,10 +462,10 @@ Session.close(s: self ref Session): string
 
 Session.ask(s: self ref Session, prompt: string): (string, string)
 {
-	fd := sys->open(s.dir+"/prompt", Sys->ORDWR);
+	(fd, err) := fopen(s, "prompt", Sys->ORDWR);
 	if(fd == nil)
-		return (nil, sys->sprint("can't open %s/prompt: %r", s.dir));
-	if((err := writeall(fd, prompt+"\n")) != nil)
+		return (nil, err);
+	if((err = writeall(fd, prompt+"\n")) != nil)
 		return (nil, err);
 	return readall(fd);
 }
@@ -470,9 +487,10 @@ pieces(s: ref Session, prompt: string, c: chan of (string, string)): string
 {
 	if((err := s.put("prompt", prompt+"\n")) != nil)
 		return err;
-	fd := sys->open(s.dir+"/output", Sys->OREAD);
+	fd: ref Sys->FD;
+	(fd, err) = fopen(s, "output", Sys->OREAD);
 	if(fd == nil)
-		return sys->sprint("can't open %s/output: %r", s.dir);
+		return err;
 	buf := array[Sys->ATOMICIO] of byte;
 	while((n := sys->read(fd, buf, len buf)) > 0)
 		c <-= (string buf[0:n], nil);
@@ -483,12 +501,10 @@ pieces(s: ref Session, prompt: string, c: chan of (string, string)): string
 
 Session.cancel(s: self ref Session): string
 {
-	if(s.ctl == nil)
-		return Eclosed;
-	# beside a command that waits for its reply
-	fd := sys->open(s.dir+"/ctl", Sys->OWRITE);
+	# not through s.ctl, where a command may wait for its reply
+	(fd, err) := fopen(s, "ctl", Sys->OWRITE);
 	if(fd == nil)
-		return sys->sprint("can't open %s/ctl: %r", s.dir);
+		return err;
 	return writeall(fd, "CANCEL\n");
 }
 
@@ -507,6 +523,15 @@ Session.command(s: self ref Session, cmd: string): (string, string)
 	return (message, err);
 }
 
+# one that is loaded is only chosen: LOAD would make it the one that others use by default
+Session.usemodel(s: self ref Session, model: string): string
+{
+	(nil, err) := s.command(sys->sprint("USE %q", model));
+	if(err != nil && !gone(err))
+		(nil, err) = s.command(sys->sprint("LOAD %q", model));
+	return err;
+}
+
 Session.set(s: self ref Session, params: list of (string, string)): string
 {
 	if(params == nil)
@@ -519,17 +544,17 @@ Session.set(s: self ref Session, params: list of (string, string)): string
 
 Session.get(s: self ref Session, file: string): (string, string)
 {
-	fd := sys->open(s.dir+"/"+file, Sys->OREAD);
+	(fd, err) := fopen(s, file, Sys->OREAD);
 	if(fd == nil)
-		return (nil, sys->sprint("can't open %s/%s: %r", s.dir, file));
+		return (nil, err);
 	return readall(fd);
 }
 
 Session.put(s: self ref Session, file, text: string): string
 {
-	fd := sys->open(s.dir+"/"+file, Sys->OWRITE|Sys->OTRUNC);
+	(fd, err) := fopen(s, file, Sys->OWRITE|Sys->OTRUNC);
 	if(fd == nil)
-		return sys->sprint("can't open %s/%s: %r", s.dir, file);
+		return err;
 	if(text == nil)
 		return nil;
 	return writeall(fd, text);
@@ -541,12 +566,26 @@ Session.put(s: self ref Session, file, text: string): string
 
 Session.status(s: self ref Session): (ref Status, string)
 {
-	return readstatus(s.dir);
+	(text, err) := s.get("status");
+	if(err != nil)
+		return (nil, err);
+	return parsestatus(text);
 }
 
 readstatus(dir: string): (ref Status, string)
 {
-	(v, err) := readjson(dir+"/status");
+	fd := sys->open(dir+"/status", Sys->OREAD);
+	if(fd == nil)
+		return (nil, sys->sprint("can't open %s/status: %r", dir));
+	(text, err) := readall(fd);
+	if(err != nil)
+		return (nil, err);
+	return parsestatus(text);
+}
+
+parsestatus(text: string): (ref Status, string)
+{
+	(v, err) := parse(text);
 	if(v == nil)
 		return (nil, err);
 	s := v.get("session");
@@ -562,7 +601,11 @@ readstatus(dir: string): (ref Status, string)
 
 Session.usage(s: self ref Session): (ref Usage, string)
 {
-	(v, err) := readjson(s.dir+"/usage");
+	(text, err) := s.get("usage");
+	if(err != nil)
+		return (nil, err);
+	v: ref JValue;
+	(v, err) = parse(text);
 	if(v == nil)
 		return (nil, err);
 	l := v.get("last");
@@ -570,17 +613,6 @@ Session.usage(s: self ref Session): (ref Usage, string)
 		jint(l, "prompt_tokens"), jint(l, "cached_tokens"), jint(l, "completion_tokens"),
 		jstring(l, "finish_reason"),
 		jreal(l, "queue_s"), jreal(l, "prefill_s"), jreal(l, "decode_s")), nil);
-}
-
-readjson(path: string): (ref JValue, string)
-{
-	fd := sys->open(path, Sys->OREAD);
-	if(fd == nil)
-		return (nil, sys->sprint("can't open %s: %r", path));
-	(text, err) := readall(fd);
-	if(err != nil)
-		return (nil, err);
-	return parse(text);
 }
 
 parse(text: string): (ref JValue, string)
@@ -663,21 +695,27 @@ readall(fd: ref Sys->FD): (string, string)
 
 Pool.new(addrs: list of string): (ref Pool, string)
 {
-	p := ref Pool(array[len addrs] of ref Member, chan[1] of int);
+	p := ref Pool(array[len addrs] of ref Member, chan[1] of int, 0);
 	for(i := 0; i < len p.members; i++){
 		p.members[i] = ref Member(hd addrs, nil, nil, nil, 0, 0, 0);
 		addrs = tl addrs;
 	}
 	p.survey();
-	(nil, err) := idlest(p);
+	(nil, err) := idlest(p, nil);
 	return (p, err);
 }
 
 Pool.take(p: self ref Pool): (ref Bridge, string)
 {
+	return takebut(p, nil);
+}
+
+# but none of these
+takebut(p: ref Pool, these: list of ref Bridge): (ref Bridge, string)
+{
 	p.lock <-= 1;
 	survey(p, RETRY);
-	(m, err) := idlest(p);
+	(m, err) := idlest(p, these);
 	b: ref Bridge;
 	if(m != nil){
 		m.busy++;
@@ -688,22 +726,39 @@ Pool.take(p: self ref Pool): (ref Bridge, string)
 }
 
 # or, if none lives, why each does not
-idlest(p: ref Pool): (ref Member, string)
+idlest(p: ref Pool, these: list of ref Bridge): (ref Member, string)
 {
 	best: ref Member;
 	errs: string;
 	for(i := 0; i < len p.members; i++){
 		m := p.members[i];
 		if(m.asked || m.b == nil)
-			errs += "; " + m.addr + ": " + m.err;
-		else if(best == nil || burden(m) < burden(best))
+			errs += "; " + whynot(m, p);
+		else if(!among(m.b, these) && (best == nil || burden(m) < burden(best)))
 			best = m;
 	}
 	if(best != nil)
 		return (best, nil);
+	if(these != nil)
+		return (nil, "busy: all bridges");
 	if(errs == nil)
 		return (nil, "a pool of no bridges");
 	return (nil, errs[2:]);
+}
+
+whynot(m: ref Member, p: ref Pool): string
+{
+	if(len p.members == 1)
+		return m.err;
+	return m.addr + ": " + m.err;
+}
+
+among(b: ref Bridge, l: list of ref Bridge): int
+{
+	for(; l != nil; l = tl l)
+		if(hd l == b)
+			return 1;
+	return 0;
 }
 
 # A bridge that was taken a moment ago does not show it yet,
@@ -739,7 +794,7 @@ survey(p: ref Pool, ms: int)
 			continue;
 		m.asked = 1;
 		m.err = sys->sprint("no answer in %d s", PATIENCE/1000);
-		spawn ask(m, answers);
+		spawn ask(p, m, answers);
 		n++;
 	}
 	pid := chan of int;
@@ -756,23 +811,30 @@ survey(p: ref Pool, ms: int)
 }
 
 # One that was connected may have ended and be there again.
-ask(m: ref Member, answers: chan of int)
+# Whatever hangs here may have been dropped, or all of the pool, when it goes on.
+ask(p: ref Pool, m: ref Member, answers: chan of int)
 {
 	st: ref Status;
 	err: string;
-	if(m.b != nil){
-		(st, err) = m.b.status();
+	b := m.b;
+	if(b != nil){
+		(st, err) = b.status();
 		if(st == nil)
-			drop(m, err);
+			b.disconnect();
 	}
-	if(m.b == nil){
-		(m.b, err) = Bridge.connect(m.addr, nil);
-		if(m.b != nil){
-			(st, err) = m.b.status();
-			if(st == nil)
-				drop(m, err);
+	if(b == nil || b.dir == nil){
+		(b, err) = Bridge.connect(m.addr, nil);
+		if(b != nil){
+			(st, err) = b.status();
+			if(st == nil || p.over)
+				b.disconnect();
 		}
 	}
+	if(b != nil && b.dir == nil)
+		b = nil;
+	if(b != m.b)
+		m.busy = 0;
+	m.b = b;
 	m.st = st;
 	m.err = err;
 	m.tried = sys->millisec();
@@ -833,17 +895,23 @@ memberof(p: ref Pool, b: ref Bridge): ref Member
 	return nil;
 }
 
+# One that is full is left alone for this question, one that is gone is dropped.
 Pool.infer(p: self ref Pool, prompt: string, params: list of (string, string)): (string, string)
 {
 	text, err: string;
+	these: list of ref Bridge;
 	for(tries := 0; tries <= len p.members; tries++){
-		b: ref Bridge;
-		(b, err) = p.take();
-		if(b == nil)
-			return (nil, err);
+		(b, e) := takebut(p, these);
+		if(b == nil){
+			if(err == nil)
+				err = e;
+			break;
+		}
 		(text, err) = b.infer(prompt, params);
 		p.release(b, err);
-		if(!gone(err))
+		if(full(err))
+			these = b :: these;
+		else if(!gone(err))
 			break;
 	}
 	return (text, err);
@@ -852,6 +920,7 @@ Pool.infer(p: self ref Pool, prompt: string, params: list of (string, string)): 
 Pool.disconnect(p: self ref Pool)
 {
 	p.lock <-= 1;
+	p.over = 1;
 	for(i := 0; i < len p.members; i++)
 		drop(p.members[i], "disconnected");
 	<-p.lock;

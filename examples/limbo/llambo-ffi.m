@@ -9,7 +9,7 @@ Llambo: module
 
 	Bridge: adt {
 		addr:	string;		# as it was given to connect
-		dir:	string;		# where its files are
+		dir:	string;		# where its files are; nil when it is disconnected
 		mounted:	int;	# by connect, not by somebody else
 
 		connect:	fn(addr, dir: string): (ref Bridge, string);
@@ -28,6 +28,7 @@ Llambo: module
 	};
 
 	Session: adt {
+		b:	ref Bridge;
 		name:	string;		# its number
 		dir:	string;		# where its files are
 		ctl:	ref Sys->FD;	# an open file keeps it
@@ -38,6 +39,7 @@ Llambo: module
 		cancel:	fn(s: self ref Session): string;
 		reset:	fn(s: self ref Session): string;
 
+		usemodel:	fn(s: self ref Session, model: string): string;
 		set:	fn(s: self ref Session, params: list of (string, string)): string;
 		get:	fn(s: self ref Session, file: string): (string, string);
 		put:	fn(s: self ref Session, file, text: string): string;
@@ -83,6 +85,7 @@ Llambo: module
 	Pool: adt {
 		members:	array of ref Member;
 		lock:	chan of int;
+		over:	int;		# disconnected
 
 		new:	fn(addrs: list of string): (ref Pool, string);
 		survey:	fn(p: self ref Pool);

@@ -26,6 +26,7 @@ Workers: module
 
 Job: adt {
 	pool:	ref Pool;
+	model:	string;
 	prompt:	string;
 	system:	string;
 	params:	list of (string, string);
@@ -58,7 +59,6 @@ init(nil: ref Draw->Context, args: list of string)
 	arg->init(args);
 	arg->setusage("llambo [-v] [-a addr] ... [-n workers] [-m model] [-s system] [-p name value] ... prompt");
 	addrs: list of string;
-	model: string;
 	n := 1;
 	verbose := 0;
 	job := ref Job;
@@ -67,7 +67,7 @@ init(nil: ref Draw->Context, args: list of string)
 		'a' =>
 			addrs = arg->earg() :: addrs;
 		'm' =>
-			model = arg->earg();
+			job.model = arg->earg();
 		'n' =>
 			s := arg->earg();
 			(n, s) = str->toint(s, 10);
@@ -91,14 +91,17 @@ init(nil: ref Draw->Context, args: list of string)
 	if(addrs == nil)
 		addrs = Llambo->DIR :: nil;
 
-	sys->pctl(Sys->FORKNS, nil);
+	sys->pctl(Sys->FORKNS|Sys->NEWPGRP, nil);
 	(job.pool, err) = Pool.new(addrs);
+	failed := 0;
+	if(err == nil){
+		missing(job.pool);
+		failed = run(job, n, verbose);
+	}
+	job.pool.disconnect();
+	killgrp();	# what waits for a bridge that hangs
 	if(err != nil)
 		fail("connect", err);
-	if(model != nil)
-		loadmodels(job.pool, model);
-	failed := run(job, n, verbose);
-	job.pool.disconnect();
 	if(failed != 0)
 		raise sys->sprint("fail:%d of %d workers failed", failed, n);
 }
@@ -110,7 +113,7 @@ nomod(path: string)
 
 fail(status, msg: string)
 {
-	sys->fprint(sys->fildes(2), "llambo: %s\n", msg);
+	complain(msg);
 	raise "fail:" + status;
 }
 
@@ -130,15 +133,25 @@ reverse(l: list of (string, string)): list of (string, string)
 	return r;
 }
 
-loadmodels(p: ref Pool, model: string)
+missing(p: ref Pool)
 {
 	for(i := 0; i < len p.members; i++){
-		b := p.members[i].b;
-		if(b != nil && (err := b.loadmodel(model, nil)) != nil){
-			p.disconnect();
-			fail("model", b.addr + ": " + err);
-		}
+		m := p.members[i];
+		if(m.asked || m.b == nil)
+			complain(m.addr + ": " + m.err);
 	}
+}
+
+complain(msg: string)
+{
+	sys->fprint(sys->fildes(2), "llambo: %s\n", msg);
+}
+
+killgrp()
+{
+	fd := sys->open("#p/" + string sys->pctl(0, nil) + "/ctl", Sys->OWRITE);
+	if(fd != nil)
+		sys->fprint(fd, "killgrp");
 }
 
 # start them together, gather what they say, and print it
@@ -146,7 +159,7 @@ run(job: ref Job, n, verbose: int): int
 {
 	ready := chan of int;
 	go := chan of int;
-	done := chan of ref Result;
+	done := chan[n] of ref Result;	# nobody may be left to receive
 	for(i := 0; i < n; i++)
 		spawn worker(i + 1, job, ready, go, done);
 	for(i = 0; i < n; i++)
@@ -156,6 +169,7 @@ run(job: ref Job, n, verbose: int): int
 		go <-= start;
 	failed := tokens := 0;
 	firsts: list of int;
+	errs: list of (string, int);
 	for(i = 0; i < n; i++){
 		r := <-done;
 		tokens += r.tokens;
@@ -165,13 +179,33 @@ run(job: ref Job, n, verbose: int): int
 			report(r);
 		if(r.err != nil){
 			failed++;
-			sys->fprint(sys->fildes(2), "llambo: worker %d: %s\n", r.worker, r.err);
+			errs = count(r.err, errs);
 		}
 	}
+	for(; errs != nil; errs = tl errs)
+		complain(sys->sprint("%s: %s", workers((hd errs).t1), (hd errs).t0));
 	elapsed := sys->millisec() - start;
 	if(firsts != nil)
 		summary(n, failed, tokens, elapsed, firsts);
 	return failed;
+}
+
+# how often was each error met?
+count(err: string, l: list of (string, int)): list of (string, int)
+{
+	if(l == nil)
+		return (err, 1) :: nil;
+	(e, n) := hd l;
+	if(e == err)
+		return (e, n + 1) :: tl l;
+	return hd l :: count(err, tl l);
+}
+
+workers(n: int): string
+{
+	if(n == 1)
+		return "1 worker";
+	return sys->sprint("%d workers", n);
 }
 
 worker(n: int, job: ref Job, ready, go: chan of int, done: chan of ref Result)
@@ -187,6 +221,7 @@ worker(n: int, job: ref Job, ready, go: chan of int, done: chan of ref Result)
 		if(r.err == nil || !llambo->gone(r.err))
 			break;
 		# its bridge is gone: all of it again with another
+		complain(sys->sprint("worker %d: %s: %s: asking again", n, b.addr, r.err));
 		r.text = nil;
 		(b, s, r.err) = begin(job);
 	}
@@ -202,7 +237,11 @@ begin(job: ref Job): (ref Bridge, ref Session, string)
 			return (nil, nil, err);
 		s: ref Session;
 		(s, err) = b.session();
-		if(s != nil && (err = s.set(job.params)) == nil && job.system != nil)
+		if(s != nil && job.model != nil)
+			err = s.usemodel(job.model);
+		if(s != nil && err == nil)
+			err = s.set(job.params);
+		if(s != nil && err == nil && job.system != nil)
 			err = s.put("system", job.system);
 		if(err == nil)
 			return (b, s, nil);
@@ -251,9 +290,7 @@ report(r: ref Result)
 
 summary(n, failed, tokens, elapsed: int, firsts: list of int)
 {
-	who := sys->sprint("%d workers", n);
-	if(n == 1)
-		who = "1 worker";
+	who := workers(n);
 	if(failed != 0)
 		who += sys->sprint(" (%d failed)", failed);
 	if(elapsed == 0)

@@ -16,6 +16,7 @@ include "arg.m";
 
 include "bufio.m";
 	bufio: Bufio;
+	Iobuf: import bufio;
 
 include "json.m";
 	json: JSON;
@@ -468,18 +469,13 @@ through(s: ref Session, prompt: string): string
 # what can be seen of the session at the root
 rootstate(): (string, string)
 {
-	(st, err) := b.status();
-	if(st == nil)
-		return (nil, err);
-	# only get, which does no more than read its file
-	r := ref Session(nil, b.dir, nil, nil);
-	state := sys->sprint("turns %d\n", st.turns);
+	state: string;
 	for(l := "params" :: "system" :: "context" :: nil; l != nil; l = tl l){
-		text: string;
-		(text, err) = r.get(hd l);
-		if(err != nil)
-			return (nil, err);
-		state += text;
+		f := bufio->open(b.dir+"/"+hd l, Bufio->OREAD);
+		if(f == nil)
+			return (nil, sys->sprint("can't open %s/%s: %r", b.dir, hd l));
+		while((line := f.gets('\n')) != nil)
+			state += line;
 	}
 	return (state, nil);
 }
@@ -1155,18 +1151,18 @@ closederror(s: ref Session): string
 	if((err := s.close()) != nil)
 		return err;
 	(nil, err) = s.ask("Are you there?");
-	if((seen := errsays(err, s.dir)) != nil)
+	if((seen := errsays(err, "closed")) != nil)
 		return "ask: " + seen;
 	(nil, err) = drain(s.stream("Are you there?"));
-	if((seen = errsays(err, s.dir)) != nil)
+	if((seen = errsays(err, "closed")) != nil)
 		return "stream: " + seen;
 	(nil, err) = s.command("PING");
-	if((seen = errsays(err, "")) != nil)
+	if((seen = errsays(err, "closed")) != nil)
 		return "command: " + seen;
-	if((seen = errsays(s.close(), "")) != nil)
+	if((seen = errsays(s.close(), "closed")) != nil)
 		return "close: " + seen;
 	(nil, err) = s.fork();
-	if((seen = errsays(err, s.dir)) != nil)
+	if((seen = errsays(err, "closed")) != nil)
 		return "fork: " + seen;
 	return nil;
 }
@@ -1324,11 +1320,12 @@ disconnect(nil: ref Session): string
 {
 	if(isdir())
 		return SKIP+"somebody else mounted it";
+	dir := b.dir;
 	if((err := b.disconnect()) != nil)
 		return err;
-	fd := sys->open(b.dir, Sys->OREAD);
+	fd := sys->open(dir, Sys->OREAD);
 	if(fd == nil)
-		return sys->sprint("%s: %r", b.dir);
+		return sys->sprint("%s: %r", dir);
 	(n, nil) := sys->dirread(fd);
 	if((seen := sameint("files", n, 0)) != nil)
 		return seen;

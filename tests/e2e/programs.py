@@ -15,6 +15,7 @@ from typing import NoReturn
 import psutil
 import pytest
 
+from benchmarks.inferno import ended
 from tests.e2e.conftest import DEADLINE
 
 
@@ -39,11 +40,3 @@ def wait_for(processes: list[psutil.Process]) -> None:
     while any(not ended(process) for process in processes):
         assert time.monotonic() < deadline, processes
         select.select([], [], [], 0.01)
-
-
-def ended(process: psutil.Process) -> bool:
-    """A process that init has not yet looked after has ended, too."""
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True

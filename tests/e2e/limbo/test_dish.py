@@ -31,8 +31,10 @@ def test_dish_goes_on_without_a_bridge_that_is_gone(emu, serve, told):
 
 def test_dish_loads_and_frees_on_a_node(emu, echo, told):
     mount(emu, echo)
-    said, _ = told("dish", "load other", "status", "free llm other", "models")
+    said, status = told("dish", "load other", "status", "free llm other", "models")
+    assert status == ""
     assert "other, engine echo" in said
+    assert said.endswith("llm  echo\n")
 
 
 def test_dish_carries_out_one_command_with_its_status(emu, echo):
@@ -41,3 +43,15 @@ def test_dish_carries_out_one_command_with_its_status(emu, echo):
     said, status = emu.run("dish -c 'frob'")
     assert said == "dish: unknown command: frob (help lists them)\n"
     assert status
+
+
+def test_dish_carries_out_several_commands(emu, echo):
+    mount(emu, echo)
+    assert emu.run("dish -c 'ask llm one' -c 'ask llm two'") == ("one\ntwo\n", "")
+
+
+def test_dish_keeps_a_conversation_with_each_node_and_resets_it(emu, echo, told):
+    mount(emu, echo)
+    said, _ = told("dish", "ask llm one", "ask llm two", "status", "reset llm", "status")
+    assert re.findall(r"session +\d+, idle, (\d) question", said) == ["2", "0"]
+    assert echo.status()["session"]["turns"] == 0

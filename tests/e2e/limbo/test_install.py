@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bridge import LLAMBO
+from benchmarks.clients import DEADLINE
 from benchmarks.inferno import EXAMPLES, Emu
+from tests.ctl.test_man import example
 from tests.e2e.inferno import find_limbo
 from tests.e2e.programs import missing
 
@@ -47,6 +49,13 @@ def test_every_file_compiles_without_a_warning(tmp_path):
         assert inferno.compile(source, tmp_path / f"{source.stem}.dis") == "", source.name
 
 
+def test_the_program_in_the_manual_page_compiles(tmp_path):
+    source = tmp_path / "ask.b"
+    source.write_text(example())
+    shutil.copy(EXAMPLES / "llambo-ffi.m", tmp_path)
+    assert find_limbo().compile(source, tmp_path / "ask.dis") == ""
+
+
 def test_mk_in_an_untouched_inferno_installs_what_then_answers(root, echo):
     emu = Emu(replace(find_limbo(), root=str(root)))
     try:
@@ -71,7 +80,7 @@ def test_mk_on_the_host_installs_the_same(root):
     done = subprocess.run(
         [folder / "mk", f"ROOT={root}", "install"], cwd=root / "src/examples/limbo",
         env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, timeout=DEADLINE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert installed(root) == INSTALLED

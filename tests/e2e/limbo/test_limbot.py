@@ -1,5 +1,7 @@
 """`limbot`: a conversation in the terminal."""
 
+import signal
+
 from tests.e2e.inferno import mount
 
 
@@ -41,9 +43,8 @@ def test_limbot_takes_a_question_of_several_lines(told, echo, emu):
 
 def test_limbot_saves_a_conversation_and_goes_on_with_it(told, echo, emu):
     mount(emu, echo)
-    told("limbot -s 'be brief'", "one", "/save /tmp/llambo-test.chat")
-    said, _ = told("limbot", "/load /tmp/llambo-test.chat", "/system", "/status")
-    emu.run("rm /tmp/llambo-test.chat")
+    told("limbot -s 'be brief'", "one", "/save /n/chat")
+    said, _ = told("limbot", "/load /n/chat", "/system", "/status")
     assert said.startswith("be brief\n")
     assert "questions: 1" in said
 
@@ -124,3 +125,70 @@ def test_limbot_goes_on_with_a_bridge_that_was_started_again(emu, serve, tmp_pat
     emu.until("three\nthree\n> $")
     emu.send("/status")
     assert emu.until(r"questions: (\d)")[1] == b"2"
+
+
+def test_limbot_has_its_model_settings_and_prompts_again_after_a_restart(emu, serve, tmp_path):
+    options = ("--engine", "echo", "--socket", str(tmp_path / "the-socket"))
+    first = serve(*options)
+    emu.send(f"limbot -a unix!{tmp_path}/the-socket -m other -p top_k 1 -p top_k 2 -s one")
+    emu.until("> $")
+    for line in ("/set temperature 0.5", "/set temperature 0.25", "hello", "/system two"):
+        emu.send(line)
+        emu.until("> $")
+    first.process.kill()
+    first.process.wait()
+    emu.send("lost")
+    emu.until("again.\n> $")
+    serve(*options)
+    emu.send("/set")
+    assert b"temperature 0.25\n" in emu.until(r"(?s)temperature.*top_k 2\n.*> $")[0]
+    emu.send("/system")
+    emu.until("/system\ntwo\n> $")
+    emu.send("/status")
+    emu.until("(?s)model    other.*questions: 1")
+
+
+def test_limbot_leaves_a_bridge_that_stopped(emu, slow):
+    emu.send(f"limbot -a unix!{slow.socket}")
+    emu.until("> $")
+    emu.send("word word word word word word")
+    emu.until("\nword word")
+    slow.process.send_signal(signal.SIGSTOP)
+    try:
+        emu.send("/stop")
+        emu.send("/exit")
+        assert emu.run("echo here") == ("here\n", "")
+    finally:
+        slow.process.send_signal(signal.SIGCONT)
+
+
+def test_limbot_says_when_an_answer_was_cut(emu, echo):
+    mount(emu, echo)
+    assert emu.run("limbot -p max_tokens 2 one two three") == (
+        "one two\nlimbot: cut after 2 tokens (the setting max_tokens)\n", "",
+    )  # fmt: skip
+
+
+def test_limbot_saves_what_there_was_when_its_mount_is_dead(emu, echo):
+    mount(emu, echo)
+    emu.send("limbot")
+    emu.until("> $")
+    emu.send("one")
+    emu.until("one\none\n> $")
+    echo.process.kill()
+    echo.process.wait()
+    emu.send("two")
+    emu.until("then leave, and mountllm again.\n> $")
+    emu.send("/save /n/chat")
+    emu.until("> $")
+    emu.send("/exit")
+    assert emu.run("cat /n/chat")[0].count("one") == 2
+
+
+def test_limbot_clears_a_setting_and_the_system_prompt(told, echo, emu):
+    mount(emu, echo)
+    said, _ = told(
+        "limbot -s brief", '/set stop "x"', "/set", "/set stop", "/set", "/system ''", "/system"
+    )
+    assert said.count('stop "x"') == 1
+    assert "brief" not in said

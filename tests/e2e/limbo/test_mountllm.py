@@ -29,7 +29,7 @@ def test_mountllm_mounts_where_no_directory_can_be_made(emu, echo):
 
 def test_mountllm_with_no_bridge_there_says_so_and_fails(emu):
     said, status = emu.do("mountllm unix!/nowhere")
-    assert said.startswith("llambo: no bridge answers at /nowhere: llambo serve starts one\n")
+    assert said.endswith("llambo: no bridge answers at /nowhere: llambo serve starts one\n")
     assert status == "mount failed"
 
 
@@ -38,3 +38,46 @@ def test_mountllm_with_wrong_arguments_tells_its_usage(emu):
         assert emu.do(f"mountllm {wrong}") == (
             "usage: mountllm [-a aname] [addr [mountpoint]]\n", "usage",
         )  # fmt: skip
+
+
+def test_mountllm_with_no_program_llambo_says_so_and_fails(emu):
+    assert emu.do("llambo=/no/such/llambo") == ("", "")
+    said, status = emu.do("mountllm")
+    assert "mountllm: cannot run /no/such/llambo: its whole path can be in $llambo\n" in said
+    assert status == "no llambo"
+
+
+def test_the_relay_of_mountllm_ends_with_the_mount(emu, echo):
+    mount(emu, echo)
+    assert len(emu.relays()) == 1
+    assert emu.do("unmount /n/llm") == ("", "")
+    echo.until(lambda: emu.relays() == [])
+
+
+def test_mountllm_takes_a_socket_whose_path_has_a_blank(emu, serve, tmp_path):
+    (tmp_path / "with a blank").mkdir()
+    socket = tmp_path / "with a blank/9p"
+    serve("--engine", "echo", "--socket", str(socket))
+    assert emu.do(f"mountllm '{socket}'") == ("", "")
+    assert emu.run("limbot hello") == ("hello\n", "")
+
+
+def test_mountllm_replaces_the_mount_of_a_bridge_that_ended_and_leaves_nothing_else(emu, serve):
+    first, second = serve("--engine", "echo"), serve("--engine", "echo")
+    mount(emu, first)
+    first.process.kill()
+    first.process.wait()
+    assert emu.do(f"mountllm unix!{first.socket}")[1] == "mount failed"
+    mount(emu, second)
+    assert emu.run("limbot hello") == ("hello\n", "")
+    assert "Mntgen" not in emu.run("ps")[0]
+
+
+def test_a_pipe_from_mountllm_ends(emu, echo):
+    assert emu.run(f"{{mountllm unix!{echo.socket}; limbot hello}} | cat") == ("hello\n", "")
+
+
+def test_mountllm_refuses_what_is_no_address(emu):
+    said, status = emu.do("mountllm nonsense")
+    assert said.startswith("mountllm: nonsense: an address is ")
+    assert status == "usage"
