@@ -25,6 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
+
 from benchmarks import inferno
 from benchmarks.bridge import LLAMBO, Bridge, serving
 from benchmarks.peer.prompts import text
@@ -105,7 +107,7 @@ def show(what: str, found: list[float], against: list[float], unit: str, digits:
         return f"{middle:.{digits}f} [{low:.{digits}f} to {high:.{digits}f}]"
 
     ratios = [one / other for one, other in zip(found, against, strict=True)]
-    print(f"| {what} | {spread(found, digits)} {unit} | {spread(ratios, 2)} |")
+    print(f"| {what} | {spread(found, digits)}{unit} | {spread(ratios, 2)} |")
 
 
 def main() -> None:
@@ -130,11 +132,15 @@ def main() -> None:
         }
         figures: dict[str, list[Figures]] = {kind: [] for kind in kinds}
         order = list(kinds)
+        shares = []
         for number in range(rounds):
             for kind in order:
                 # One the bridge has not seen: what it reuses is what it computed for this kind.
                 system.write_text(text(f"{time.time_ns()}", SYSTEM_WORDS, _words))
+                used, began = processor(emu), time.perf_counter()
                 figures[kind].append(kinds[kind]())
+                if "emu" in kind:
+                    shares.append((processor(emu) - used) / (time.perf_counter() - began))
                 print(f"round {number + 1}: {kind}: {figures[kind][-1]}", file=sys.stderr)
             order = order[1:] + order[:1]
     print(f"{rounds} rounds; ratios to the first row in the same round")
@@ -144,7 +150,14 @@ def main() -> None:
         show(kind, [row[0] for row in rows], [row[0] for row in figures[first]], "", 0)
     print("| to the first token | median [range] | ratio |\n| --- | --- | --- |")
     for kind, rows in figures.items():
-        show(kind, [row[1] for row in rows], [row[1] for row in figures[first]], "s", 2)
+        show(kind, [row[1] for row in rows], [row[1] for row in figures[first]], " s", 2)
+    print(f"emu used {statistics.median(shares):.1%} of one processor meanwhile")
+
+
+def processor(emu: inferno.Emu) -> float:
+    """Seconds of processor that it has used."""
+    times = psutil.Process(emu.process.pid).cpu_times()
+    return float(times.user + times.system)
 
 
 @contextmanager
