@@ -40,9 +40,9 @@ RETRY:	con 5000;	# ms until one that is gone is tried again
 Eclosed:	con "this session is closed";
 Eover:	con "disconnected: i/o on hungup channel";	# as gone wants it
 
-# the number of the mount point that connect tries next; none is used again,
-# since a session of the bridge that was there may still be used by its path
-nextdir: chan of int;
+# mount points where nothing came to be mounted, and the number of the next one.
+# No other is used again: sessions of the bridge that was there have their paths.
+mountpoints: chan of (list of string, int);
 
 # one relay is started at a time: where it was several, emu was seen to stop for ever
 relaying: chan of int;
@@ -50,9 +50,9 @@ relaying: chan of int;
 init(): string
 {
 	sys = load Sys Sys->PATH;
-	if(nextdir == nil){
-		nextdir = chan[1] of int;
-		nextdir <-= 0;
+	if(mountpoints == nil){
+		mountpoints = chan[1] of (list of string, int);
+		mountpoints <-= (nil, 0);
 		relaying = chan[1] of int;
 	}
 	bufio = load Bufio Bufio->PATH;
@@ -106,7 +106,8 @@ Bridge.connect(addr, dir: string): (ref Bridge, string)
 		return mountedat(addr);
 	if(err != nil)
 		return (nil, err);
-	if(dir == nil)
+	chosen := dir == nil;
+	if(chosen)
 		(dir, err) = choosedir();
 	else
 		err = makedir(dir);
@@ -117,8 +118,11 @@ Bridge.connect(addr, dir: string): (ref Bridge, string)
 		if(stderr != nil && (why := complaint(stderr)) != nil)
 			err = why;
 	}
-	if(err != nil)
+	if(err != nil){
+		if(chosen)
+			sparedir(dir);
 		return (nil, err);
+	}
 	return (ref Bridge(addr, dir, 1), nil);
 }
 
@@ -174,18 +178,35 @@ relay(socket: string): (ref Sys->FD, ref Sys->FD, string)
 	return (data, stderr, nil);
 }
 
-# the next of /n/llm0, /n/llm1, ... where no bridge is mounted
+# of /n/llm0, /n/llm1, ... one where no bridge is mounted
 choosedir(): (string, string)
 {
 	for(;;){
-		i := <-nextdir;
-		nextdir <-= i + 1;
-		dir := DIR + string i;
+		dir := nextdir();
 		if((err := makedir(dir)) != nil)
-			return (nil, err);
+			return (dir, err);
 		if(sys->stat(dir+"/clone").t0 < 0)
 			return (dir, nil);
 	}
+}
+
+nextdir(): string
+{
+	(spare, n) := <-mountpoints;
+	dir: string;
+	if(spare != nil){
+		dir = hd spare;
+		spare = tl spare;
+	}else
+		dir = DIR + string n++;
+	mountpoints <-= (spare, n);
+	return dir;
+}
+
+sparedir(dir: string)
+{
+	(spare, n) := <-mountpoints;
+	mountpoints <-= (dir :: spare, n);
 }
 
 makedir(dir: string): string

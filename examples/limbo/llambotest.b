@@ -182,6 +182,7 @@ tests(): array of ref Test
 
 	ref Test("two bridges at once", SOON, twobridges),
 	ref Test("bridges that connect at once have their own directories", SOON, connectrace),
+	ref Test("connect: what fails takes no mount point", SOON, spare),
 	ref Test("pool: a dead bridge beside a live one", ANSWERS, poolhalf),
 	ref Test("pool: dead bridges only", SOON, pooldead),
 	ref Test("nothing changed in the session at the root", SOON, untouched),
@@ -1257,6 +1258,21 @@ connectrace(nil: ref Session): string
 connector(c: chan of (ref Bridge, string))
 {
 	c <-= Bridge.connect(addr, nil);
+}
+
+spare(nil: ref Session): string
+{
+	(before, nil) := sys->stat(Llambo->DIR+"0");
+	if(before < 0)
+		return SKIP+"no mount point was needed";
+	for(i := 0; i < 20; i++){
+		(nil, err) := Bridge.connect("unix!/nowhere/sock", nil);
+		if(err == nil)
+			return "no error";
+	}
+	if(sys->stat(Llambo->DIR+"20").t0 >= 0)
+		return Llambo->DIR+"20 was made";
+	return nil;
 }
 
 poolhalf(nil: ref Session): string
