@@ -347,7 +347,7 @@ stream(ch: ref Chat, question: string): string
 	line := <-lines =>
 		if(line == nil)
 			lines = chan of string;
-		if(isexit(line)){
+		if(isexit(line) && ch.interactive && ch.typed == nil){
 			finish(ch, nil, nil);
 			exit;
 		}

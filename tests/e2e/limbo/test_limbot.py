@@ -36,6 +36,11 @@ def test_limbot_keeps_a_conversation(told, echo, emu):
     assert "questions: 2" in said
 
 
+def test_limbot_answers_all_that_its_input_asks_before_the_exit(told, slow, emu):
+    mount(emu, slow)
+    assert told("limbot", "one two three", "four", "/exit", "five") == ("one two three\nfour\n", "")
+
+
 def test_limbot_takes_a_question_of_several_lines(told, echo, emu):
     mount(emu, echo)
     assert told("limbot", "one\\", "two") == ("one\ntwo\n", "")
