@@ -347,7 +347,7 @@ stream(ch: ref Chat, question: string): string
 	line := <-lines =>
 		if(line == nil)
 			lines = chan of string;
-		if(isexit(line) && ch.interactive && ch.typed == nil){
+		if(isexit(line) && ch.interactive){
 			finish(ch, nil, nil);
 			exit;
 		}
@@ -498,6 +498,10 @@ set(ch: ref Chat, text: string): string
 save(ch: ref Chat, file: string): string
 {
 	(text, err) := ch.s.get("context");
+	if(llambo->gone(err)){
+		ch.s = nil;
+		return write(file, ch.context);
+	}
 	if(err != nil)
 		return err;
 	return write(file, text);

@@ -183,6 +183,8 @@ choosedir(): (string, string)
 {
 	for(;;){
 		dir := nextdir();
+		if(sys->stat(dir).t0 < 0 && gone(sys->sprint("%r")))
+			continue;	# what somebody left of a bridge that ended
 		if((err := makedir(dir)) != nil)
 			return (dir, err);
 		if(sys->stat(dir+"/clone").t0 < 0)
@@ -251,7 +253,7 @@ gone(err: string): int
 # or that it has no room now?
 full(err: string): int
 {
-	return str->prefix("busy:", err) || str->prefix("temporarily out of", err) ||
+	return str->prefix("busy:", err) || str->splitstrl(err, "temporarily out of").t1 != nil ||
 		ends(err, "too many sessions" :: nil);
 }
 
@@ -806,6 +808,8 @@ Pool.survey(p: self ref Pool)
 # those that went less than ms ago are not tried again.
 survey(p: ref Pool, ms: int)
 {
+	if(p.over)
+		return;
 	now := sys->millisec();
 	n := 0;
 	answers := chan[len p.members] of int;
@@ -847,7 +851,9 @@ ask(p: ref Pool, m: ref Member, answers: chan of int)
 		(b, err) = Bridge.connect(m.addr, nil);
 		if(b != nil){
 			(st, err) = b.status();
-			if(st == nil || p.over)
+			if(p.over)
+				err = "disconnected";
+			if(err != nil)
 				b.disconnect();
 		}
 	}

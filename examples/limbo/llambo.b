@@ -24,6 +24,8 @@ Workers: module
 	init:	fn(nil: ref Draw->Context, args: list of string);
 };
 
+PATIENCE:	con 2000;	# ms for the bridges to be unmounted at the end
+
 Job: adt {
 	pool:	ref Pool;
 	model:	string;
@@ -98,7 +100,10 @@ init(nil: ref Draw->Context, args: list of string)
 		missing(job.pool);
 		failed = run(job, n, verbose);
 	}
-	job.pool.disconnect();
+	left := chan[2] of int;
+	spawn leave(job.pool, left);
+	spawn timer(PATIENCE, left);
+	<-left;
 	killgrp();	# what waits for a bridge that hangs
 	if(err != nil)
 		fail("connect", err);
@@ -145,6 +150,18 @@ missing(p: ref Pool)
 complain(msg: string)
 {
 	sys->fprint(sys->fildes(2), "llambo: %s\n", msg);
+}
+
+leave(p: ref Pool, left: chan of int)
+{
+	p.disconnect();
+	left <-= 1;
+}
+
+timer(ms: int, left: chan of int)
+{
+	sys->sleep(ms);
+	left <-= 1;
 }
 
 killgrp()

@@ -103,3 +103,11 @@ def test_a_program_killed_in_mid_wait_takes_its_relay_with_it(emu, slow):
     assert len(emu.relays()) == 1
     emu.send("load std; killgrp=$apid; kill -g $apid")
     slow.until(lambda: len(emu.relays()) == 0)
+
+
+def test_a_dead_mount_where_a_program_would_mount_is_passed_over(emu, serve):
+    dead, other = serve("--engine", "echo"), serve("--engine", "echo")
+    assert emu.do(f"mountllm unix!{dead.socket} /n/llm0") == ("", "")
+    dead.process.kill()
+    dead.process.wait()
+    assert emu.run(f"limbot -a unix!{other.socket} hello") == ("hello\n", "")

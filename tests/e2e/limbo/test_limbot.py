@@ -197,3 +197,30 @@ def test_limbot_clears_a_setting_and_the_system_prompt(told, echo, emu):
     )
     assert said.count('stop "x"') == 1
     assert "brief" not in said
+
+
+def test_limbot_leaves_a_bridge_that_stopped_also_when_more_was_typed(emu, slow):
+    emu.send(f"limbot -a unix!{slow.socket}")
+    emu.until("> $")
+    emu.send("word word word word word word")
+    emu.until("\nword word")
+    slow.process.send_signal(signal.SIGSTOP)
+    try:
+        for line in ("are you there?", "/stop", "/exit"):
+            emu.send(line)
+        assert emu.run("echo here") == ("here\n", "")
+    finally:
+        slow.process.send_signal(signal.SIGCONT)
+
+
+def test_limbot_saves_although_nobody_noticed_yet_that_the_bridge_is_gone(emu, echo):
+    emu.send(f"limbot -a unix!{echo.socket}")
+    emu.until("> $")
+    emu.send("one")
+    emu.until("one\none\n> $")
+    echo.process.kill()
+    echo.process.wait()
+    emu.send("/save /n/chat")
+    emu.until("/n/chat\n> $")
+    emu.send("/exit")
+    assert emu.run("cat /n/chat")[0].count("one") == 2

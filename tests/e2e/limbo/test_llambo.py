@@ -106,3 +106,14 @@ def test_a_bridge_that_is_not_there_is_named(emu, echo):
     said, status = emu.run(f"llambo -a unix!/nowhere -a unix!{echo.socket} hello")
     assert said.startswith("llambo: unix!/nowhere: no bridge answers at /nowhere")
     assert status == ""
+
+
+def test_a_bridge_that_stops_meanwhile_does_not_keep_llambo(emu, echo, slow):
+    emu.send(f"llambo -a unix!{slow.socket} -a unix!{echo.socket} -n 2 {'word ' * 15} &")
+    slow.until(lambda: slow.status()["bridge"]["running"] == 1)
+    echo.process.send_signal(signal.SIGSTOP)
+    try:
+        emu.until("2 workers: ")
+        slow.until(lambda: "Workers" not in emu.run("ps")[0])
+    finally:
+        echo.process.send_signal(signal.SIGCONT)
