@@ -81,3 +81,17 @@ def test_mountllm_refuses_what_is_no_address(emu):
     said, status = emu.do("mountllm nonsense")
     assert said.startswith("mountllm: nonsense: an address is ")
     assert status == "usage"
+
+
+def test_mountllm_finds_the_default_socket_by_itself(echo, monkeypatch, request):
+    monkeypatch.setenv("LLAMBO_SOCKET", echo.socket)
+    emu = request.getfixturevalue("emu")
+    assert emu.do("mountllm") == ("", "")
+    assert emu.run("limbot hello") == ("hello\n", "")
+    assert emu.run("limbot -a unix! hello") == ("hello\n", "")
+
+
+def test_mountllm_does_not_mind_another_directory_cmd(emu, echo):
+    assert emu.do("mkdir /n/mine /n/mine/cmd; bind -b /n/mine /") == ("", "")
+    mount(emu, echo)
+    assert emu.run("limbot hello") == ("hello\n", "")
