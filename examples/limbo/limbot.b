@@ -310,7 +310,8 @@ answer(ch: ref Chat, question: string): string
 remember(ch: ref Chat): string
 {
 	err: string;
-	(ch.context, err) = ch.s.get("context");
+	if(ch.lines != nil)
+		(ch.context, err) = ch.s.get("context");
 	if(err != nil)
 		return err;
 	u: ref Llambo->Usage;

@@ -76,7 +76,7 @@ def test_mk_in_an_untouched_inferno_installs_what_then_answers(root, echo):
 def test_mk_on_the_host_installs_the_same(root):
     folder = Path(find_limbo().limbo).parent
     if not (folder / "mk").exists():
-        pytest.skip("there is no mk beside limbo")
+        missing("inferno", f"Inferno's mk is missing: it has to be beside limbo, in {folder}")
     done = subprocess.run(
         [folder / "mk", f"ROOT={root}", "install"], cwd=root / "src/examples/limbo",
         env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},

@@ -2,6 +2,8 @@
 
 import signal
 
+import pytest
+
 from tests.e2e.inferno import mount
 
 
@@ -153,15 +155,16 @@ def test_limbot_has_its_model_settings_and_prompts_again_after_a_restart(emu, se
     emu.until("(?s)model    other.*questions: 1")
 
 
-def test_limbot_leaves_a_bridge_that_stopped(emu, slow):
+@pytest.mark.parametrize("typed", [("/stop", "/exit"), ("are you there?", "/stop", "/exit")])
+def test_limbot_leaves_a_bridge_that_stopped(emu, slow, typed):
     emu.send(f"limbot -a unix!{slow.socket}")
     emu.until("> $")
     emu.send("word word word word word word")
     emu.until("\nword word")
     slow.process.send_signal(signal.SIGSTOP)
     try:
-        emu.send("/stop")
-        emu.send("/exit")
+        for line in typed:
+            emu.send(line)
         assert emu.run("echo here") == ("here\n", "")
     finally:
         slow.process.send_signal(signal.SIGCONT)
@@ -197,20 +200,6 @@ def test_limbot_clears_a_setting_and_the_system_prompt(told, echo, emu):
     )
     assert said.count('stop "x"') == 1
     assert "brief" not in said
-
-
-def test_limbot_leaves_a_bridge_that_stopped_also_when_more_was_typed(emu, slow):
-    emu.send(f"limbot -a unix!{slow.socket}")
-    emu.until("> $")
-    emu.send("word word word word word word")
-    emu.until("\nword word")
-    slow.process.send_signal(signal.SIGSTOP)
-    try:
-        for line in ("are you there?", "/stop", "/exit"):
-            emu.send(line)
-        assert emu.run("echo here") == ("here\n", "")
-    finally:
-        slow.process.send_signal(signal.SIGCONT)
 
 
 def test_limbot_saves_although_nobody_noticed_yet_that_the_bridge_is_gone(emu, echo):

@@ -3,6 +3,8 @@
 import re
 import signal
 
+import pytest
+
 from tests.e2e.inferno import mount
 
 
@@ -45,22 +47,23 @@ def test_workers_leave_no_session_behind(emu, echo):
     assert echo.status()["session"]["turns"] == 0
 
 
-def test_workers_are_spread_over_bridges(emu, serve):
+@pytest.fixture
+def spread(emu, serve):
+    """Two bridges, at each of which three of six workers wait for their answers."""
     bridges = [serve("--engine", "echo:10") for _ in range(2)]
     addresses = " ".join(f"-a unix!{bridge.socket}" for bridge in bridges)
     emu.send(f"llambo -n 6 {addresses} {'word ' * 20}")
     for bridge in bridges:
         bridge.until(lambda bridge=bridge: bridge.status()["bridge"]["running"] == 3)
+    return bridges
+
+
+def test_workers_are_spread_over_bridges(emu, spread):
     assert emu.until("6 workers: 120 tokens")
 
 
-def test_workers_go_on_when_one_of_their_bridges_is_killed(emu, serve):
-    bridges = [serve("--engine", "echo:10") for _ in range(2)]
-    addresses = " ".join(f"-a unix!{bridge.socket}" for bridge in bridges)
-    emu.send(f"llambo -n 6 {addresses} {'word ' * 20}")
-    for bridge in bridges:
-        bridge.until(lambda bridge=bridge: bridge.status()["bridge"]["running"] == 3)
-    bridges[0].process.kill()
+def test_workers_go_on_when_one_of_their_bridges_is_killed(emu, spread):
+    spread[0].process.kill()
     emu.until(r"worker \d: unix!.*: .*: asking again")
     assert emu.until("6 workers: 120 tokens")
 
