@@ -21,8 +21,10 @@ import trio
 from ctl import __version__
 from ctl.catalog import FRESH, Catalog, Found
 from ctl.errors import client_error
+from ctl.metrics import Metrics
 from ctl.owner import Owner, user_name
 from ctl.replies import BridgeStatus, KnownModel, Status, known_model, model_message
+from ctl.requests import Requests
 from ctl.session import Session
 from ctl.turn import Turn
 from engine.api import Engine, EngineError, LoadOptions, ModelStatus
@@ -94,6 +96,8 @@ class Bridge:
         self._mains: dict[str, Session] = {}
         self._serials = itertools.count(1)
         self._number = 0
+        self.metrics = Metrics(self)
+        self.requests = Requests(self.metrics)
         self._started = trio.current_time()
 
     @asynccontextmanager
@@ -360,9 +364,13 @@ class Bridge:
     def status(self, session: Session) -> Status:
         """What `status` says. Never waits."""
         model = session.model_status()
+        return Status("ok", model_message(model), session.status(), model, self.bridge_status())
+
+    def bridge_status(self) -> BridgeStatus:
+        """The part of it that is not about one session."""
         states = [turn.state for turn in self.turns]
         server = self.server
-        bridge = BridgeStatus(
+        return BridgeStatus(
             version=__version__,
             uptime=round(trio.current_time() - self._started, 3),
             sessions=len(self._mains) + len(self._sessions),
@@ -374,7 +382,6 @@ class Bridge:
             tasks=trio.lowlevel.current_statistics().tasks_living,
             line_connections=self.line_server.connections if self.line_server else 0,
         )
-        return Status("ok", model_message(model), session.status(), model, bridge)
 
     def _all_sessions(self) -> Iterator[Session]:
         yield from self._mains.values()

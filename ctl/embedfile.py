@@ -17,6 +17,7 @@ from ctl import replies
 from ctl.errors import INTERNAL, for_clients
 from ctl.handle import SessionHandle
 from ctl.lines import decode
+from ctl.requests import Request
 from ctl.session import SUBMIT_AFTER, Session
 from engine.api import EngineError
 from fs9p import Error, Reply
@@ -63,7 +64,8 @@ class Text:
         else:
             session.bridge.texts.add(self)
             session.texts.add(self)
-            session.bridge.start(self._run, model, text)
+            request = session.bridge.requests.begin(session)
+            session.bridge.start(self._run, request, model, text)
 
     def drop(self, error: str) -> None:
         """It will not be submitted."""
@@ -74,24 +76,26 @@ class Text:
         """Nobody can read it any more."""
         self._scope.cancel()
 
-    async def _run(self, model: str, text: str) -> None:
+    async def _run(self, request: Request, model: str, text: str) -> None:
         bridge = self._session.bridge
         error: str | None = "i/o error: interrupted"
+        outcome = "cancelled"
         try:
             with self._scope:
                 await bridge.ready(model)
                 embedding = await bridge.engine.embed(model, text)
                 self.reply = replies.line(replies.embedding(model, embedding))
-                error = None
+                error, outcome = None, "ok"
         except EngineError as failure:
-            error = for_clients(str(failure))
+            error, outcome = for_clients(str(failure)), "error"
         except Exception:
             # A defect of ours must fail this text, not take every client's mount away.
             log.exception("embedding with %s", model)
-            error = INTERNAL
+            error, outcome = INTERNAL, "error"
         finally:
             bridge.texts.discard(self)
             self._session.texts.discard(self)
+            bridge.requests.embedded(request, model, outcome, error)
             self._end(error)
 
     def _end(self, error: str | None) -> None:

@@ -134,7 +134,7 @@ SESSION_FILES = (
     ),
 )
 
-_ROOT, _SESSION, _MODELS, _HELP, _MODEL = 0x80, 0x81, 0x82, 0x83, 0x84
+_ROOT, _SESSION, _MODELS, _HELP, _MODEL, _METRICS = 0x80, 0x81, 0x82, 0x83, 0x84, 0x85
 
 
 class SessionDirectory(Directory):
@@ -182,6 +182,8 @@ class Root(SessionDirectory):
         """A file of the root's session, of the bridge, or a session's directory."""
         if name == "models":
             return Models(self._bridge, self.mtime)
+        if name == "metrics":
+            return self._metrics()
         if name == "help":
             return Help(self._bridge, self.mtime)
         if _NUMBER.fullmatch(name):
@@ -192,9 +194,14 @@ class Root(SessionDirectory):
         """The session's files, the bridge's, and the sessions of this owner."""
         yield from super().entries()
         yield Models(self._bridge, self.mtime)
+        yield self._metrics()
         yield Help(self._bridge, self.mtime)
         for session in self._bridge.sessions(self._viewer):
             yield SessionDirectory(str(session.number), session, self._viewer, self.mtime)
+
+    def _metrics(self) -> Node:
+        text = self._bridge.metrics.text
+        return BridgeFile("metrics", _METRICS, self._bridge, self.mtime, text)
 
     def _session_directory(self, name: str) -> Node:
         session = self._bridge.find_session(self._viewer, int(name))
@@ -262,6 +269,7 @@ def _help() -> bytes:
     lines += [
         "only here",
         "  models/  one file a model that is loaded or can be",
+        "  metrics  Prometheus text: requests, tokens, times, memory",
         "  help     this text",
         "  N/       a session of yours; clone in it makes a fork",
         "commands (a line written to ctl)",

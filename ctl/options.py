@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ctl.bridge import Options
+from ctl.log import FORMATS
 from engine.api import MAX_MODELS, WORKER_TIMEOUT
 from fs9p import Limits
 
@@ -40,6 +41,10 @@ def add_options(serve: argparse.ArgumentParser) -> None:
     _client_limits(serve.add_argument_group("limits of clients"))
     log = serve.add_argument_group("log")
     log.add_argument("-v", "--verbose", action="store_true", help="log more")
+    log.add_argument(
+        "--log-format", choices=FORMATS, default=FORMATS[0],
+        help="lines for people, or an object a line (default: %(default)s)",
+    )  # fmt: skip
     log.add_argument("-D", "--debug", action="store_true", help="log every 9P message")
     log.add_argument(
         "--trace", metavar="FILE", help="record every 9P message there, one JSON object a line"
@@ -87,6 +92,10 @@ def _where(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--tcp", metavar="HOST:PORT", action="append", default=[],
         help="serve TCP too, on loopback; may be repeated",
+    )  # fmt: skip
+    group.add_argument(
+        "--metrics-http", metavar="HOST:PORT",
+        help="serve `metrics` over HTTP, for Prometheus: whoever reaches that can read it",
     )  # fmt: skip
     group.add_argument("--insecure", action="store_true", help="allow TCP beyond loopback")
     group.add_argument(

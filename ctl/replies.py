@@ -83,7 +83,8 @@ class Loading(msgspec.Struct, frozen=True):
 class SessionStatus(msgspec.Struct, frozen=True):
     """``session`` in `Status`. state: idle, queued, prefill, generating or failed. dropped:
     messages of `context` that the last question went without, the oldest behind the system
-    prompt. loading: what its LOAD waits for."""
+    prompt. loading: what its LOAD waits for. request: the number of its last one, as the log has
+    it."""
 
     id: int
     owner: str
@@ -92,6 +93,7 @@ class SessionStatus(msgspec.Struct, frozen=True):
     turns: int
     dropped: int = 0
     loading: Loading | None = None
+    request: int | None = None
 
 
 class BridgeStatus(msgspec.Struct, frozen=True):

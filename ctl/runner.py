@@ -54,7 +54,7 @@ class Runner:
                     if waiting is not None:
                         await waiting
                 except Error:
-                    log.debug("a command without an end failed: %s", self._session.error)
+                    log.debug("session %d: a command without an end failed", self._session.number)
 
         self._session.bridge.start(run)
 

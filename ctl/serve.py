@@ -28,6 +28,7 @@ from typing import BinaryIO, NamedTuple, TypeAlias
 import trio
 
 import engine
+from ctl import metricshttp
 from ctl.address import default_socket
 from ctl.bridge import Bridge
 from ctl.catalog import AnyName, Catalog, default_model
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         paths[:] = [os.path.abspath(path.removeprefix("unix!")) for path in paths]
     args.default_socket = os.path.abspath(default_socket())
     args.first = _first_model(args)
-    begin_log(level)
+    begin_log(level, args.log_format)
     try:
         limits = client_limits(args)
     except ValueError as unfit:
@@ -134,7 +135,11 @@ async def _serve(args: argparse.Namespace, limits: Limits) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         # The listeners first: a second bridge at the same socket ends here, and must not touch
         # the trace of the first.
-        async with _bridge(args) as bridge, _listening(args) as listeners:
+        async with (
+            _bridge(args) as bridge,
+            _listening(args) as listeners,
+            _metrics_http(args, bridge),
+        ):
             each = 1 + (LINE_DESCRIPTORS if listeners.lines else 0)
             _allow_descriptors(limits.connections * each + DESCRIPTORS)
             with _trace_file(args.trace) as trace:
@@ -219,7 +224,7 @@ async def _listening(args: argparse.Namespace) -> AsyncIterator[_Listeners]:
             log.info("serving %s", listen.address_of(listener))
         for listener in listeners.lines:
             log.info("serving %s, the line protocol", listen.address_of(listener))
-        for listener in listeners.files:
+        for listener in listeners.files if args.log_format == "text" else ():
             if isinstance(listener, listen.UnixListener):
                 _say_how_to_use(str(listener.path))
                 break
@@ -237,18 +242,39 @@ async def _open_listeners(args: argparse.Namespace, listeners: _Listeners) -> No
                 raise OSError(errno.EINVAL, "the line protocol is for unix sockets only")
     passed = bool(listeners.files)
     for address in args.tcp:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > MAX_PORT:
-            raise Error(f"--tcp {address}: it takes HOST:PORT")
+        host, port = _host_port("--tcp", address)
         with _naming(f"tcp!{host}!{port}"):
-            tcp = await listen.tcp(host.strip("[]"), int(port), insecure=args.insecure)
-            listeners.files.extend(tcp)
+            listeners.files.extend(await listen.tcp(host, port, insecure=args.insecure))
     if not (args.socket or args.stdio or passed):
         args.socket = [args.default_socket]
     for paths, where in zip((args.socket, args.line_socket), listeners, strict=True):
         for path in paths:
             with _naming(path):
                 where.append(listen.unix(path, mode=args.socket_mode, group=args.socket_group))
+
+
+def _host_port(option: str, address: str) -> tuple[str, int]:
+    """Raises `Error` for what is no HOST:PORT. An IPv6 address is in brackets."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > MAX_PORT:
+        raise Error(f"{option} {address}: it takes HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+@asynccontextmanager
+async def _metrics_http(args: argparse.Namespace, bridge: Bridge) -> AsyncIterator[None]:
+    """The time in which `metrics` is served by HTTP, too, if the options ask for that."""
+    if args.metrics_http is None:
+        yield
+        return
+    host, port = _host_port("--metrics-http", args.metrics_http)
+    with _naming(f"http://{args.metrics_http}/metrics"):
+        server = await metricshttp.begin(bridge.metrics, host, port)
+    log.info("serving http://%s/metrics", metricshttp.address(server))
+    try:
+        yield
+    finally:
+        await metricshttp.end(server)
 
 
 @contextmanager

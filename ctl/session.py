@@ -87,6 +87,8 @@ class Session:
         """Those whose vectors are being made."""
         self.command: CommandReply | None = None
         self.error: str | None = None
+        self.request: int | None = None
+        """The number of its last request."""
         self.last_usage: Usage | None = None
         self.totals = Totals()
         self.changed = trio.lowlevel.ParkingLot()
@@ -125,6 +127,7 @@ class Session:
             asked,
             self.dropped,
             self._load_status(),
+            self.request,
         )
 
     def _load_status(self) -> Loading | None:
@@ -290,6 +293,8 @@ class Session:
         ended: Callable[[Turn], None] | None,
     ) -> None:
         system, question = self._system_message(), Message("user", turn.prompt)
+        turn.model = model
+        taken = self.bridge.requests.begin(self)
 
         def request(status: ModelStatus) -> Request:
             turn.chat = settings.chat if settings.chat is not None else status.chat_template
@@ -306,6 +311,7 @@ class Session:
                 await turn.run(self.bridge, model, request)
             finally:
                 self.bridge.turns.discard(turn)
+                self.bridge.requests.answered(taken, turn)
             if turn.error is not None:
                 self.error = turn.error
             if turn.usage is not None:

@@ -36,6 +36,8 @@ class Turn:
 
     def __init__(self, prompt: str, changed: trio.lowlevel.ParkingLot) -> None:
         self.prompt = prompt
+        self.model = ""
+        """The name of the model that is asked."""
         self.chat = False
         """Whether it was asked through the chat template, as part of a conversation."""
         self.dropped = 0

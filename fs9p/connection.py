@@ -206,6 +206,7 @@ class Connection:
             if frame[4] % 2:
                 raise WireError(f"a client sent an R-message, type {frame[4]}")
             message = decode(frame, self.dialect)
+            self._server.received[frame[4]] += 1
         except UnknownType as error:
             self._trace("<-", frame, None)
             self._reply(self._rerror(Error(f"invalid message: {error}"), error.tag))

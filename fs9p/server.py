@@ -18,7 +18,7 @@ from fs9p.node import FileSystem
 from fs9p.peer import Peer
 from fs9p.places import Places
 from fs9p.trace import Trace
-from fs9p.wire import encode
+from fs9p.wire import REQUESTS, encode
 
 
 class Server:
@@ -34,6 +34,8 @@ class Server:
         self.fs = fs
         self.limits = limits
         self.traces = traces
+        self.received = [0] * 256
+        """How many messages of each type have come, by the type's number (intro(5))."""
         self._begun = 0
         self._connections: Places[Connection] = Places(limits.connections)
 
@@ -51,6 +53,11 @@ class Server:
     def requests(self) -> int:
         """How many requests wait, on all connections."""
         return sum(connection.requests for connection in self._connections)
+
+    @property
+    def rpcs(self) -> dict[str, int]:
+        """How many requests of each kind have come: ``Tread`` and so on, those that exist."""
+        return {name: self.received[kind] for kind, name in REQUESTS.items()}
 
     async def serve(self, stream: trio.abc.Stream, *, peer: Peer | None = None) -> None:
         """Serve one connection until its end, and close its stream.

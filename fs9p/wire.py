@@ -372,3 +372,6 @@ _DECODERS = {int(cls.message_type): decoder for cls, (decoder, _) in _CODECS.ite
 _ENCODERS = {cls: encoder for cls, (_, encoder) in _CODECS.items()}
 for _cls in (TauthU, TattachU, RerrorU, TcreateU):
     _ENCODERS[_cls] = _ENCODERS[_cls.__bases__[0]]
+
+REQUESTS = {kind: _name(kind) for kind in _DECODERS if kind % 2 == 0}
+"""The requests there are: ``Tversion`` and so on, by the number of their type."""

@@ -98,6 +98,15 @@ async def test_a_long_chunk_lets_others_have_their_turn(dial):
     assert len(answered) < 2000 * answered[0]  # the other's came in the middle of these
 
 
+async def test_requests_are_counted_by_their_type(client):
+    before = client.server.rpcs
+    await client.rpc(Tstat(0))
+    await client.rpc(Tstat(99))
+    await client.rpc(Tflush(5))
+    added = {name: count - before[name] for name, count in client.server.rpcs.items()}
+    assert {name: count for name, count in added.items() if count} == {"Tstat": 2, "Tflush": 1}
+
+
 async def test_connections_are_numbered_and_counted(dial, world):
     clients = [dial() for _ in range(3)]
     for client in clients:

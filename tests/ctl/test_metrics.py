@@ -1,0 +1,126 @@
+"""`metrics`: what was counted, and what is the case, as Prometheus reads it."""
+
+import pytest
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+
+from ctl import metrics
+from fs9p import Server
+from tests.ctl.conftest import Client
+
+
+async def figures(client):
+    """Value of each sample, by its name and labels as they are written."""
+    found = {}
+    for family in text_string_to_metric_families(await client.read("metrics")):
+        for sample in family.samples:
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found
+
+
+async def test_answers_are_counted_by_how_they_ended(client, autojump_clock):
+    await client.ask("one two three")
+    await client.write("params", "max_tokens 1")
+    await client.ask("one two three")
+    found = await figures(client)
+    assert found["llambo_requests_total{model=echo,outcome=stop}"] == 1
+    assert found["llambo_requests_total{model=echo,outcome=length}"] == 1
+
+
+async def test_a_cancelled_answer_is_counted_as_that(slow, autojump_clock):
+    await slow.write("prompt", "one two three")
+    await slow.write("ctl", "CANCEL")
+    await slow.read("output")
+    found = await figures(slow)
+    assert found["llambo_requests_total{model=echo,outcome=cancelled}"] == 1
+
+
+async def test_a_failed_answer_is_counted_as_an_error(client, autojump_clock):
+    await client.write("params", "format raw\nmax_tokens 1")
+    await client.write("prompt", "word " * 9000)
+    with pytest.raises(Exception, match="context"):
+        await client.read("output")
+    assert (await figures(client))["llambo_requests_total{model=echo,outcome=error}"] == 1
+
+
+async def test_tokens_are_counted(client):
+    await client.ask("one two three")
+    usage = (await client.json("usage"))["total"]
+    found = await figures(client)
+    for kind in ("prompt", "completion", "cached"):
+        assert found[f"llambo_{kind}_tokens_total{{model=echo}}"] == usage[f"{kind}_tokens"]
+
+
+async def test_tokens_of_a_running_answer_are_counted_as_they_come(slow, autojump_clock):
+    await slow.write("prompt", "one two three four")
+    await trio.sleep(1.2)
+    found = await figures(slow)
+    assert found["llambo_requests_running"] == 1
+    assert found["llambo_completion_tokens_total{model=echo}"] == 2
+
+
+async def test_the_times_of_an_answer_are_in_the_histograms(slow, autojump_clock):
+    await slow.ask("one two three")
+    found = await figures(slow)
+    assert found["llambo_time_to_first_token_seconds_sum{model=echo}"] == pytest.approx(0.5)
+    assert found["llambo_time_per_output_token_seconds_sum{model=echo}"] == pytest.approx(0.5)
+    assert found["llambo_time_to_first_token_seconds_bucket{le=0.25,model=echo}"] == 0
+    assert found["llambo_time_to_first_token_seconds_bucket{le=0.5,model=echo}"] == 1
+    assert found["llambo_queue_seconds_count{model=echo}"] == 1
+
+
+async def test_a_text_that_was_embedded_is_counted(client):
+    await client.write("embed", "a king")
+    await client.read("embed")
+    found = await figures(client)
+    assert found["llambo_embeddings_total{model=echo,outcome=ok}"] == 1
+
+
+async def test_sessions_requests_and_connections_are_those_of_status(client, bridge):
+    bridge.server = Server(client.fs)
+    Client(bridge, "new")
+    found = await figures(client)
+    status = (await client.json("status"))["bridge"]
+    assert found["llambo_sessions"] == status["sessions"] == 2
+    assert found["llambo_connections{protocol=9p}"] == status["connections"]
+    assert found["llambo_rpcs_total{type=Tread}"] == 0
+
+
+async def test_models_tell_whether_they_can_answer_and_what_they_take(client):
+    found = await figures(client)
+    assert found["llambo_model_ready{model=echo}"] == 1
+    assert found["llambo_model_memory_bytes{model=echo}"] == 0
+    assert found["llambo_worker_restarts_total{model=echo}"] == 0
+
+
+async def test_the_process_is_described_as_prometheus_expects(client):
+    found = await figures(client)
+    assert found["process_resident_memory_bytes"] > 1 << 20
+    assert found["process_open_fds"] > 3
+
+
+async def test_models_beyond_the_most_are_counted_together(client, bridge, monkeypatch):
+    monkeypatch.setattr(metrics, "MAX_MODELS", 1)
+    await client.ask("one")
+    for name in ("bigger", "biggest"):
+        await client.write("ctl", f"LOAD {name}")
+        await client.ask("one")
+    found = await figures(client)
+    assert found["llambo_requests_total{model=(others),outcome=stop}"] == 2
+    assert found["llambo_model_ready{model=(others)}"] == 2
+    assert not any("big" in name for name in found)
+
+
+async def test_the_name_of_a_model_cannot_break_the_text(client):
+    await client.write("ctl", "LOAD 'a\"b\\n{}'")
+    await client.ask("one")
+    found = await figures(client)
+    assert found['llambo_requests_total{model=a"b\\n{},outcome=stop}'] == 1
+
+
+async def test_metrics_is_a_file_of_the_root_only(client, bridge):
+    session = Client(bridge, "work").session
+    assert "metrics" in client.names()
+    assert session.number
+    assert "metrics" not in Client(bridge, "").names(str(session.number))
