@@ -65,7 +65,7 @@ def test_a_page_has_only_what_inferno_knows(page):
 
 async def test_llambo_4_names_every_file(bridge):
     files = set(Client(bridge).names())
-    assert files == {kind.name for kind in SESSION_FILES} | {"models", "help"}
+    assert files == {kind.name for kind in SESSION_FILES} | {"models", "metrics", "help"}
     text = PAGE["llambo.4"]
     assert files <= named(text[text.index(".SS Files") : text.index(".SS Questions")])
     assert files <= set(re.findall(r"\w+", section("llambo.4", "SYNOPSIS")))

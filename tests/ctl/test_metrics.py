@@ -1,5 +1,9 @@
 """`metrics`: what was counted, and what is the case, as Prometheus reads it."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
@@ -7,6 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from ctl import metrics
 from fs9p import Server
 from tests.ctl.conftest import Client
+
+ROOT = Path(__file__).parents[2]
 
 
 async def figures(client):
@@ -124,3 +130,37 @@ async def test_metrics_is_a_file_of_the_root_only(client, bridge):
     assert "metrics" in client.names()
     assert session.number
     assert "metrics" not in Client(bridge, "").names(str(session.number))
+
+
+async def test_the_page_of_the_files_names_every_metric(client, bridge):
+    bridge.server = Server(client.fs)
+    await client.ask("one")
+    page = ROOT.joinpath("docs/namespace.md").read_text()
+    told = set(re.findall(r"`(llambo_\w+)", page))
+    families = text_string_to_metric_families(await client.read("metrics"))
+    ours = {family.name: family for family in families if family.name.startswith("llambo_")}
+    counters = {name for name, family in ours.items() if family.type == "counter"}
+    assert told == (ours.keys() - counters) | {f"{name}_total" for name in counters}
+
+
+async def test_the_dashboard_asks_for_series_and_labels_that_there_are(client, bridge):
+    bridge.server = Server(client.fs)
+    await client.ask("one two")
+    await client.write("embed", "one")
+    await client.read("embed")
+    labels = {}
+    for family in text_string_to_metric_families(await client.read("metrics")):
+        for sample in family.samples:
+            labels.setdefault(sample.name, set()).update(sample.labels)
+    dashboard = json.loads(ROOT.joinpath("examples/grafana/llambo.json").read_text())
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    queries += [each["query"] for each in dashboard["templating"]["list"] if "query" in each]
+    asked = {name for query in queries for name in re.findall(r"(?:llambo|process)_\w+", query)}
+    assert len(panels) >= 10
+    assert asked <= labels.keys()
+    for query in queries:
+        used = {name for by in re.findall(r"by \(([^)]*)\)", query) for name in by.split(", ")}
+        used |= set(re.findall(r"(\w+)=~?\"", query))
+        known = {name for series in asked if series in query for name in labels[series]}
+        assert used <= known | {"job", "instance"}, query
