@@ -36,6 +36,7 @@ from ctl.lineserver import LineServer
 from ctl.log import begin as begin_log
 from ctl.namespace import Llambo
 from ctl.options import bridge_options, client_limits
+from ctl.systemd import Notifier
 from engine.api import EngineError
 from fs9p import Error, Limits, Recorder, Server, TextTrace, Trace, listen, peer_of_stdin
 
@@ -132,6 +133,7 @@ def _trace_file(path: str | None) -> Iterator[BinaryIO | None]:
 
 async def _serve(args: argparse.Namespace, limits: Limits) -> None:
     traces: list[Trace] = [TextTrace(log.debug)] if args.debug else []
+    notifier = Notifier()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         # The listeners first: a second bridge at the same socket ends here, and must not touch
         # the trace of the first.
@@ -151,6 +153,7 @@ async def _serve(args: argparse.Namespace, limits: Limits) -> None:
                 async with trio.open_nursery() as connections:
                     connections.start_soon(_take_signals, signals, bridge, connections.cancel_scope)
                     connections.start_soon(_load_first, bridge, args)
+                    connections.start_soon(notifier.live, partial(_in_words, bridge))
                     if args.stdio:
                         stdio = partial(_serve_stdio, server, bridge, alone=not any(listeners))
                         connections.start_soon(stdio)
@@ -159,6 +162,7 @@ async def _serve(args: argparse.Namespace, limits: Limits) -> None:
                             accepting.start_soon(_accept, service, where, connections)
                         await bridge.quit.wait()
                         log.info("shutting down: running answers get %g s", ANSWERS)
+                        notifier.tell(STOPPING="1")
                         accepting.cancel_scope.cancel()
                     async with trio.open_nursery() as draining:
                         draining.start_soon(bridge.drain, ANSWERS, READERS)
@@ -166,6 +170,14 @@ async def _serve(args: argparse.Namespace, limits: Limits) -> None:
                     await trio.sleep(LAST_REPLIES)
                     connections.cancel_scope.cancel()
     log.info("ended")
+
+
+def _in_words(bridge: Bridge) -> str:
+    """What `systemctl status` shows of it."""
+    model, status = bridge.model_status(None), bridge.bridge_status()
+    first = f"{model.name} {model.state}" if model.name else "no model"
+    answers = f"{status.running} answering, {status.queued} waiting"
+    return f"{first}; {answers}; sessions: {status.sessions}"
 
 
 async def _accept(
