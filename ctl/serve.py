@@ -260,7 +260,10 @@ async def _open_listeners(args: argparse.Namespace, listeners: _Listeners) -> No
     if not (args.socket or args.stdio or passed):
         args.socket = [args.default_socket]
     for paths, where in zip((args.socket, args.line_socket), listeners, strict=True):
+        there = [listen.address_of(listener) for listener in where]
         for path in paths:
+            if f"unix!{path}" in there:
+                continue  # systemd has opened it, with the mode that its unit says
             with _naming(path):
                 where.append(listen.unix(path, mode=args.socket_mode, group=args.socket_group))
 

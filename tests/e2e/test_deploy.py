@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from contextlib import contextmanager
@@ -19,56 +20,184 @@ from tests.conftest import started
 from tests.e2e.conftest import DEADLINE, ask
 from tests.e2e.lineclient import PONG, STARTING, LineClient, answer
 from tests.e2e.programs import missing
+from tests.e2e.systemd import UNITS, systemd
 
 DEPLOY = Path(__file__).parents[2].joinpath("docs/deploy.md").read_text()
-UNITS = {
-    Path(path).name: text
-    for path, text in re.findall(r"```ini\n# (\S+)\n(.*?)```", DEPLOY, flags=re.DOTALL)
-}
 FUNCTIONS = "\n".join(re.findall(r"```sh\n(.*?)```", DEPLOY, flags=re.DOTALL))
-MANAGER = "/lib/systemd/systemd"
+DROP_INS = dict(re.findall(r"```ini\n# ([\w ]+)[^\n]*\n(.*?)```", DEPLOY, flags=re.DOTALL))
+ECHO = "OPTIONS=--engine echo --model model-{}\n"
 
 
-def adapted(unit, options):
-    """A unit for this user and machine; its options files are in a folder."""
-    text = unit.replace("/opt/llambo/.venv/bin/llambo", LLAMBO).replace("/etc/llambo", str(options))
-    return text.replace("User=llambo\n", "").replace("multi-user.target", "default.target")
+def tool(name):
+    """A program of systemd's. Skips where it is missing."""
+    path = shutil.which(name)
+    if path is None:
+        missing("systemd", f"there is no {name} here: apt-get install systemd")
+    return path
 
 
-@pytest.fixture
-def units(tmp_path):
-    """The folder of the units, as a systemd of this user finds them, with the echo engine."""
-    folder = tmp_path / "home/.config/systemd/user"
-    folder.mkdir(parents=True)
-    assert sorted(UNITS) == ["llambo.service", "llambo@.service"]
-    for name, text in UNITS.items():
-        (folder / name).write_text(adapted(text, tmp_path))
-    for name in ("options", "0", "1"):
-        (tmp_path / name).write_text(f"OPTIONS=--engine echo --model model-{name}\n")
-    return folder
-
-
-def test_systemd_finds_nothing_wrong_with_the_units(units):
-    if shutil.which("systemd-analyze") is None:
-        missing("systemd", "there is no systemd-analyze here: apt-get install systemd")
-    names = [str(units / "llambo.service"), str(units / "llambo@0.service")]
-    shutil.copy(units / "llambo@.service", names[1])
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path):
+    for path in UNITS.glob("llambo*"):
+        text = path.read_text().replace("/opt/llambo/.venv/bin/llambo", LLAMBO)
+        (tmp_path / path.name.replace("@", "@0")).write_text(text)
     done = subprocess.run(
-        ["systemd-analyze", "--user", "--man=no", "--recursive-errors=no", "verify", *names],
+        [tool("systemd-analyze"), "--man=no", "--recursive-errors=no", "verify",
+         *map(str, tmp_path.iterdir())],
         capture_output=True, text=True, timeout=DEADLINE, check=False,
-        env={**os.environ, "XDG_RUNTIME_DIR": str(units)},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("name", ["llambo.service", "llambo@.service"])
+def test_the_exposure_that_systemd_sees_is_the_one_that_is_told(name):
+    done = subprocess.run(
+        [tool("systemd-analyze"), "security", "--offline=yes", "--threshold=10", UNITS / name],
+        capture_output=True, text=True, timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    level = re.search(r"exposure level for \S+: ([\d.]+ \w+)", done.stdout)
+    assert (done.returncode, level and level[1]) == (0, "0.5 SAFE"), done.stderr
+    assert f"`{level[1]}`" in DEPLOY
+
+
+@pytest.fixture
+def manager(tmp_path):
+    """A systemd with the units, and the echo engine behind them."""
+    folder = tmp_path / "systemd"
+    folder.mkdir()
+    with systemd(folder) as manager:
+        for name in ("options", "0", "1"):
+            manager.options(name, ECHO.format(name))
+        yield manager
+
+
+def pongs(path):
+    """Whether a line socket answers."""
+    try:
+        with LineClient(path) as client:
+            return client.raw("PING") == PONG
+    except OSError:
+        return False
+
+
+def test_the_service_is_started_when_its_sockets_are_there(manager):
+    manager.systemctl("start", "llambo")
+    with Files(str(manager.root / "run/llambo/9p")) as files:
+        assert ask(files, "hello") == "hello"
+    assert pongs(manager.root / "run/llambo/line.sock")
+    assert until(lambda: "echo" not in manager.show("llambo", "StatusText"))
+    assert "; 0 answering, 0 waiting; sessions: " in manager.show("llambo", "StatusText")
+
+
+def test_the_real_model_answers_in_the_sandbox(manager, model):
+    manager.options("options", "OPTIONS=\n")
+    manager.systemctl("start", "llambo")
+    with Files(str(manager.root / "run/llambo/9p")) as files:
+        files.write("params", b"max_tokens 4")
+        assert ask(files, "hello")
+    process = manager.show("llambo", "MainPID")
+    status = manager.run("cat", f"/proc/{process}/status").stdout
+    for line in ("Uid:\t777\t777\t777\t777", "CapBnd:\t0000000000000000", "Seccomp:\t2"):
+        assert line in status
+    interfaces = manager.run("cat", f"/proc/{process}/net/dev").stdout.splitlines()[2:]
+    assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
+
+    def writes(folder):
+        words = ("nsenter", f"--target={process}", "--mount", "touch", f"{folder}/try")
+        return manager.run(*words).returncode == 0
+
+    assert [*map(writes, ("/run/llambo", "/var/lib/llambo", "/tmp"))] == [True, True, True]
+    assert [*map(writes, ("/", "/usr", "/etc", "/var/lib", "/mnt"))] == [False] * 5
+
+
+def test_a_bridge_whose_event_loop_is_stuck_is_started_again(manager):
+    manager.drop_in("[Service]\nWatchdogSec=1\nTimeoutAbortSec=1\n")
+    manager.systemctl("start", "llambo")
+    manager.systemctl("kill", "--kill-who=main", "--signal=STOP", "llambo")
+    assert until(lambda: manager.show("llambo", "NRestarts") == "1")
+    assert until(lambda: pongs(manager.root / "run/llambo/line.sock"))
+
+
+def test_systemd_runs_a_pool_of_bridges_from_the_template(manager):
+    manager.systemctl("start", "llambo", "llambo@0", "llambo@1")
+    folder = manager.root / "run/llambo"
+    lines = [folder / f"line-{number}.sock" for number in range(2)]
+    for number, line in enumerate(lines):
+        assert pongs(line)
+        with Files(str(folder / f"9p-{number}")) as files:
+            assert f'"name":"model-{number}"' in files.read("model").decode()
+            assert ask(files, "hello") == "hello"
+    # Another's end takes no socket but its own.
+    for unit in ("llambo@0", "llambo"):
+        manager.systemctl("stop", unit)
+        assert pongs(lines[1])
+    assert sorted(path.name for path in folder.iterdir()) == ["9p-1", "line-1.sock"]
+    # What was killed is started again, in spite of the socket that it left.
+    manager.systemctl("kill", "--signal=KILL", "llambo@1")
+    assert until(lambda: manager.show("llambo@1", "NRestarts") == "1")
+    assert until(lambda: pongs(lines[1]))
+
+
+def test_the_first_client_of_a_socket_starts_the_service(manager):
+    manager.systemctl("start", "llambo.socket", "llambo-line.socket")
+    folder = manager.root / "run/llambo"
+    assert manager.show("llambo", "ActiveState") == "inactive"
+    with Files(str(folder / "9p")) as files:
+        assert ask(files, "hello") == "hello"
+    assert pongs(folder / "line.sock")
+    manager.systemctl("stop", "llambo")
+    assert pongs(folder / "line.sock")  # it has started the next
+    assert (folder / "9p").stat().st_mode & 0o777 == 0o660
+
+
+def test_the_drop_in_for_tcp_lets_prometheus_in(manager):
+    manager.drop_in(DROP_INS["TCP on loopback"])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = f"--engine echo --tcp 127.0.0.1:0 --metrics-http 127.0.0.1:{port}"
+    manager.options("options", f"OPTIONS={options}\n")
+    manager.systemctl("start", "llambo")
+    with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert client.recv(99).startswith(b"HTTP/1.0 200 OK")
+
+
+def test_without_the_drop_in_there_is_no_network(manager):
+    manager.options("options", "OPTIONS=--engine echo --tcp 127.0.0.1:0\n")
+    assert manager.run("systemctl", "start", "llambo").returncode
+    assert "cannot serve tcp!127.0.0.1!0: " in manager.log
+
+
+def test_the_other_drop_ins_are_sound(manager):
+    for comment in ("a GPU ", "models somewhere else"):
+        manager.drop_in(DROP_INS[comment])
+        manager.systemctl("start", "llambo")
+        manager.systemctl("stop", "llambo")
+
+
+def test_systemd_socket_activate_starts_a_bridge_for_its_first_client(tmp_path):
+    paths = [str(tmp_path / name) for name in ("files", "lines")]
+    command = [tool("systemd-socket-activate"), "--fdname=files:line"]
+    command += [f"--listen={path}" for path in paths]
+    with started([*command, LLAMBO, "serve", "--engine", "echo"], env=dict(os.environ)) as process:
+        assert until(lambda: all(map(os.path.exists, paths)))
+        with Files(paths[0]) as files, LineClient(paths[1]) as client:
+            assert ask(files, "hello") == "hello"
+            assert client.raw("INFER hello") == answer("hello")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 0
+    assert all(map(os.path.exists, paths))
+
+
 @contextmanager
-def manager(home, runtime):
+def user_manager(home, runtime):
     """A systemd of this user, which sees a /run of its own; a function that is its systemctl.
 
     runtime: where it keeps sockets, on a tmpfs: it removes directories there only.
     """
-    script = f"mount -t tmpfs run /run && mkdir -p /run/systemd/system && exec {MANAGER} --user"
+    manager = "/lib/systemd/systemd"
+    script = f"mount -t tmpfs run /run && mkdir -p /run/systemd/system && exec {manager} --user"
     variables = {**os.environ, "XDG_RUNTIME_DIR": str(runtime), "HOME": str(home)}
+    variables["SYSTEMD_UNIT_PATH"] = f"{home}/.config/systemd/user"
     for name in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "LLAMBO_SOCKET"):
         variables.pop(name, None)
 
@@ -84,48 +213,31 @@ def manager(home, runtime):
             assert until(lambda: systemctl("is-system-running").stdout == "running\n")
             yield systemctl
         finally:
-            systemctl("stop", "llambo", "llambo@*")
-            process.terminate()
-            process.wait(DEADLINE)
+            systemctl("stop", "llambo")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give systemd a /run of its own")
-def test_systemd_runs_a_pool_of_bridges_from_the_template(units, tmp_path):
-    if not Path(MANAGER).exists() or shutil.which("nsenter") is None:
-        missing("systemd", "there is no systemd here: apt-get install systemd")
+def test_a_user_runs_a_bridge_of_his_own(tmp_path):
+    tool("nsenter")
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
         missing("systemd", "root may not unshare(1) mounts here, as in a container without rights")
+    folder = tmp_path / "home/.config/systemd/user"
+    shutil.copytree(UNITS / "user", folder)
+    unit = folder / "llambo.service"
+    unit.write_text(unit.read_text().replace("/opt/llambo/.venv/bin/llambo", LLAMBO))
+    for target in ("basic", "default", "shutdown"):
+        (folder / f"{target}.target").write_text(f"[Unit]\nDescription={target}\n")
+    (tmp_path / "home/.config/llambo").mkdir()
+    (tmp_path / "home/.config/llambo/options").write_text(ECHO.format("mine"))
     with (
         tempfile.TemporaryDirectory(dir="/dev/shm") as runtime,
-        manager(tmp_path / "home", runtime) as systemctl,
+        user_manager(tmp_path / "home", runtime) as systemctl,
     ):
-        done = systemctl("start", "llambo", "llambo@0", "llambo@1")
+        done = systemctl("start", "llambo")
         assert (done.returncode, done.stderr) == (0, "")
-        folder = Path(runtime, "llambo")
-        lines = [folder / f"line-{number}.sock" for number in range(2)]
-
-        def answers(path):
-            try:
-                with LineClient(path) as client:
-                    return client.raw("PING") == PONG
-            except OSError:
-                return False
-
-        for number, line in enumerate(lines):
-            assert until(lambda line=line: answers(line)), systemctl("status", "llambo@0").stdout
-            with Files(str(folder / f"9p-{number}")) as files:
-                assert f'"name":"model-{number}"' in files.read("model").decode()
-                assert ask(files, "hello") == "hello"
-        assert until(lambda: answers(folder / "line.sock"))
-        # Another's end takes no socket but its own.
-        for unit in ("llambo@0", "llambo"):
-            systemctl("stop", unit)
-            assert answers(lines[1])
-        assert sorted(path.name for path in folder.iterdir()) == ["9p-1", "line-1.sock"]
-        # What was killed is started again, in spite of the socket that it left.
-        systemctl("kill", "--signal=KILL", "llambo@1")
-        assert until(lambda: systemctl("show", "-P", "NRestarts", "llambo@1").stdout == "1\n")
-        assert until(lambda: answers(lines[1]))
+        with Files(str(Path(runtime, "llambo/9p"))) as files:
+            assert '"name":"model-mine"' in files.read("model").decode()
+            assert ask(files, "hello") == "hello"
 
 
 @pytest.fixture

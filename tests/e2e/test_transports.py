@@ -142,6 +142,20 @@ def test_a_socket_that_systemd_names_line_speaks_the_line_protocol(tmp_path):
         assert "lines, the line protocol" in ended(bridge)
 
 
+def test_a_socket_that_systemd_has_opened_may_be_named_by_its_option_too(tmp_path):
+    paths = [str(tmp_path / name) for name in ("files", "lines", "more")]
+    options = ["--socket", paths[0], "--line-socket", paths[1], "--socket", paths[2]]
+    socks = [*map(listening, paths[:2])]
+    with passing(socks, LLAMBO, "serve", *ECHO, *options, names="files:line") as bridge:
+        for path in (paths[0], paths[2]):
+            with Files(path) as files:
+                assert ask(files, "hello") == "hello"
+        with LineClient(paths[1]) as client:
+            assert client.raw("INFER hello") == answer("hello")
+        ended(bridge)
+    assert [os.path.exists(path) for path in paths] == [True, True, False]
+
+
 def test_the_line_protocol_is_for_unix_sockets_only():
     socks = [socket.create_server(("127.0.0.1", 0))]
     with passing(socks, LLAMBO, "serve", *ECHO, names="line") as bridge:
