@@ -161,18 +161,19 @@ def check_room(remotes: Sequence[Remote]) -> None:
 
 
 def link(remote: Remote) -> str:
-    """Its absolute path in the cache, under its own name; what is cached gets one there.
-
-    Raises `CommandError` if it is no GGUF file.
-    """
+    """Its absolute path in the cache, under its own name; what is cached gets one there."""
     ref = remote.storage / "refs" / REVISION
     ref.parent.mkdir(parents=True, exist_ok=True)
     if not ref.exists() or ref.read_text() != remote.commit:
         ref.write_text(remote.commit)
-    path = _API.hf_hub_download(remote.repo, remote.file, revision=remote.commit)
-    if problem := _not_gguf(path):
-        raise CommandError(f"{remote.file} is no model: {problem}: {path}")
-    return os.path.abspath(path)
+    return os.path.abspath(_API.hf_hub_download(remote.repo, remote.file, revision=remote.commit))
+
+
+def check_models(paths: Sequence[str]) -> None:
+    """Raises `CommandError` if one of them is no GGUF file: another program may have brought it."""
+    for path in paths:
+        if problem := _not_gguf(path):
+            raise CommandError(f"what is in the cache is no model: {problem}: {path}")
 
 
 def fetch(remote: Remote, retries: int, report: Report) -> None:
@@ -289,8 +290,8 @@ def _not_gguf(path: str) -> str | None:
 
 
 def _reason(error: BaseException) -> str:
-    """What an error of the network says, without the numbers that the C library has for it."""
-    text = re.sub(r"\[Errno -?\d+\] ", "", str(error)).rstrip(".")
+    """What an error of the network says, without its numbers."""
+    text = re.sub(r"\[Errno -?\d+\] | \(received .*\)", "", str(error)).rstrip(".")
     return text or type(error).__name__
 
 

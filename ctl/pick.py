@@ -47,9 +47,14 @@ class Choice:
 
     @property
     def stem(self) -> str:
-        """What names it, in lower case: of a file in a folder, the folder too."""
+        """Its path without the number of a part, and without ``.gguf``."""
         part = _PART.fullmatch(self.files[0])
-        return (part["whole"] if part else self.files[0][: -len(".gguf")]).lower()
+        return part["whole"] if part else self.files[0][: -len(".gguf")]
+
+    @property
+    def name(self) -> str:
+        """What a bridge calls it that finds it in the cache."""
+        return self.stem.rpartition("/")[2]
 
 
 def target(text: str) -> tuple[str, str | None]:
@@ -126,9 +131,9 @@ def _of_name(models: Sequence[Choice], wanted: str) -> list[Choice]:
 def _of_quantisation(models: Sequence[Choice], wanted: str) -> list[Choice]:
     """Those that have it as a word of their name: Q4_K is none of x-Q4_K_M. A name that ends in
     it goes before one that goes on."""
-    word = re.compile(rf"(?:^|[-._/]){re.escape(wanted.lower())}(?=$|[-./])")
+    word = re.compile(rf"(?:^|[-._/]){re.escape(wanted)}(?=$|[-./])", re.IGNORECASE)
     found = [model for model in models if word.search(model.stem)]
-    ends = [model for model in found if model.stem.endswith(wanted.lower())]
+    ends = [model for model in found if model.stem.lower().endswith(wanted.lower())]
     return ends if len(ends) == 1 else found
 
 

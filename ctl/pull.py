@@ -94,18 +94,22 @@ def pull(words: str, retries: int) -> int:
     repo, wanted = target(words)
     report = _Report(Console(stderr=True, highlight=False, soft_wrap=True))
     try:
-        path = _pull(repo, wanted, retries, report)
+        name, path = _pull(repo, wanted, retries, report)
     except KeyboardInterrupt:
-        kept = report.kept or "nothing"
-        report.say(f"llambo: interrupted: {kept} is kept; the same command goes on from there")
+        kept = report.kept
+        report.say(
+            f"llambo: interrupted: {kept} is kept, and the same command goes on from there"
+            if kept
+            else "llambo: interrupted before anything came"
+        )
         return 130
     Console(highlight=False, soft_wrap=True).print(path, markup=False)
-    report.say(f"load it with: llambo load {PurePosixPath(path).stem}")
+    report.say(f"load it with: llambo load {name}")
     return 0
 
 
-def _pull(repo: str, wanted: str | None, retries: int, report: _Report) -> str:
-    """The path of the model, or of the first part of it."""
+def _pull(repo: str, wanted: str | None, retries: int, report: _Report) -> tuple[str, str]:
+    """The name of the model, and its path or that of its first part."""
     _check_endpoint()
     try:
         from ctl import download
@@ -126,7 +130,8 @@ def _pull(repo: str, wanted: str | None, retries: int, report: _Report) -> str:
         else:
             report.say(f"{choice.files[0]} is here already")
         paths = [download.link(remote) for remote in remotes]
-    return paths[0]
+        download.check_models(paths)
+    return choice.name, paths[0]
 
 
 def _check_endpoint() -> None:

@@ -27,6 +27,11 @@ UNTIDY = ("HF_", "HUGGING", "XDG_", "TRANSFORMERS", "no_proxy", "http", "HTTP", 
 OF_ITS_OWN = ["unshare", "--mount", "--map-root-user"]
 """What runs a command with mounts of its own."""
 
+ANOTHER_PROGRAM = (
+    sys.executable, "-c",
+    "import huggingface_hub, sys; huggingface_hub.hf_hub_download(*sys.argv[1:])",
+)  # fmt: skip
+
 
 def gguf(size, seed=1):
     """A file of ``size`` bytes with a header."""
@@ -114,8 +119,7 @@ def test_what_is_there_is_not_downloaded_again(pull, hub):
 
 
 def test_what_another_program_brought_is_not_downloaded_again(pull, hub):
-    code = "from huggingface_hub import hf_hub_download as get; get(*__import__('sys').argv[1:])"
-    pull(REPO, FILE, command=(sys.executable, "-c", code))
+    pull(REPO, FILE, command=ANOTHER_PROGRAM)
     assert "is here already" in pull(REPO).stderr
     assert hub.requested == [""]
 
@@ -157,9 +161,20 @@ def interrupted(pull, hub):
 
 def test_an_interrupted_pull_says_that_another_goes_on(pull, hub):
     assert interrupted(pull, hub).splitlines()[-1] == (
-        f"llambo: interrupted: 150.0 kB of {FILE} is kept; the same command goes on from there"
+        f"llambo: interrupted: 150.0 kB of {FILE} is kept, and the same command goes on from there"
     )
     assert pull.named() == []
+
+
+def test_a_pull_that_is_interrupted_before_anything_came_says_so(pull, hub):
+    hub.hold = 0
+    process = pull.start(REPO)
+    assert until(lambda: hub.requested)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=DEADLINE)[1].splitlines()[-1] == (
+        "llambo: interrupted before anything came"
+    )
+    assert process.returncode == 130
 
 
 def test_a_pull_goes_on_where_an_interrupted_one_ended(pull, hub):
@@ -234,6 +249,7 @@ def test_all_parts_of_a_split_model_are_brought(pull, hub):
     hub.repos["org/y"] = parts
     done = pull("org/y")
     assert done.stdout.endswith("/y-00001-of-00002.gguf\n")
+    assert done.stderr.endswith("load it with: llambo load y\n")
     assert {path.name: path.read_bytes() for path in pull.named()} == parts
 
 
@@ -326,6 +342,15 @@ def test_a_file_that_is_no_gguf_is_removed(pull, hub):
         f"llambo: {FILE} is no model: not a GGUF file; it was removed"
     )
     assert (pull.blobs(), pull.named()) == ({}, [])
+
+
+def test_what_another_program_brought_that_is_no_gguf_is_left_alone(pull, hub):
+    hub.repos[REPO] = {FILE: b"<html>"}
+    pull(REPO, FILE, command=ANOTHER_PROGRAM)
+    done = pull(REPO)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "llambo: what is in the cache is no model: not a GGUF file: /" in done.stderr
+    assert pull.blobs() == {"": 6}
 
 
 def test_a_file_that_is_not_what_the_hub_says_is_removed(pull, hub):
