@@ -105,12 +105,6 @@ class Remote:
         return self.blob.with_name(f"{self.etag}.incomplete")
 
     @property
-    def cached(self) -> bool:
-        """Whether it needs no download."""
-        found = _API.hf_hub_download(self.repo, self.file, revision=self.commit, dry_run=True)
-        return not found.will_download
-
-    @property
     def there(self) -> int:
         """Bytes of it from an earlier download that a new one can go on from."""
         try:
@@ -144,6 +138,12 @@ def look(repo: str, file: str, commit: str) -> Remote:
             f"hf download {repo} {file} gets it into the same cache"
         )
     return Remote(repo, file, found.commit_hash, found.etag, found.size)
+
+
+def is_cached(remote: Remote) -> bool:
+    """Whether it needs no download. May ask the hub."""
+    found = _API.hf_hub_download(remote.repo, remote.file, revision=remote.commit, dry_run=True)
+    return not found.will_download
 
 
 def check_room(remotes: Sequence[Remote]) -> None:

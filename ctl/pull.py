@@ -121,7 +121,7 @@ def _pull(repo: str, wanted: str | None, retries: int, report: _Report) -> tuple
         commit, sizes = download.listing(repo)
         choice = choose(repo, sizes, wanted)
         remotes = [download.look(repo, file, commit) for file in choice.files]
-        missing = [remote for remote in remotes if not remote.cached]
+        missing = [remote for remote in remotes if not download.is_cached(remote)]
         if missing:
             download.check_room(missing)
             with report.showing:
