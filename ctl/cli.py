@@ -92,6 +92,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     _client_command(commands, "free", "unload a model", _free, "[ADDRESS] [MODEL]")
     _client_command(commands, "models", "the models that are loaded or can be", _models)
+
+    pull = commands.add_parser("pull", help="download a model from the Hugging Face hub")
+    pull.set_defaults(run=_pull)
+    pull.add_argument(
+        "--retries", type=int, metavar="N",
+        help="how often to go on by itself after a lost connection that brought nothing "
+        "(default: 5)",
+    )  # fmt: skip
+    pull.add_argument(
+        "model",
+        metavar="REPO[:FILE]",
+        help="OWNER/NAME at the hub; FILE is one of its files or a quantisation such as Q8_0 "
+        "(default: the only one, or Q4_K_M)",
+    )
     return parser
 
 
@@ -230,3 +244,9 @@ def _models(args: argparse.Namespace) -> int:
         return 0
 
     return _remote(run)
+
+
+def _pull(args: argparse.Namespace) -> int:
+    from ctl.pull import RETRIES, pull
+
+    return pull(args.model, RETRIES if args.retries is None else args.retries)
