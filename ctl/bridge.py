@@ -84,6 +84,8 @@ class Bridge:
         """Those of all sessions that are not finished."""
         self.texts: set[Text] = set()
         """Those whose vectors are being made."""
+        self.reconfigured = trio.lowlevel.ParkingLot()
+        """Unparked by whoever gives it other options."""
         self.quit = trio.Event()
         """Set by QUIT: whoever runs the bridge ends it."""
         self.server: Server | None = None
@@ -106,8 +108,7 @@ class Bridge:
         await self.catalog.look()
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._expire)
-            if not self.catalog.empty:
-                self._nursery.start_soon(self._watch_catalog)
+            self._nursery.start_soon(self._watch_catalog)
             try:
                 yield
             finally:
@@ -252,7 +253,8 @@ class Bridge:
         """Keep `models/` as the directories are, so that nobody who reads it waits for a disk."""
         while True:
             await trio.sleep(FRESH)
-            await self.catalog.look()
+            if not self.catalog.empty:
+                await self.catalog.look()
 
     def check_ready(self, chosen: str | None) -> str:
         """The model a prompt would go to, or raise `Error`. One being loaded will do."""
@@ -350,14 +352,15 @@ class Bridge:
 
     async def _expire(self) -> None:
         """End sessions that nobody used for the time allowed."""
-        ttl = self.options.session_ttl
         while True:
+            ttl = self.options.session_ttl
             for session in list(self._sessions.values()):
                 if session.idle() >= ttl:
                     log.info("session %d was idle for %g s: ended", session.number, ttl)
                     self.end_session(session)
             longest = max((session.idle() for session in self._sessions.values()), default=0.0)
-            await trio.sleep(max(ttl - longest, ttl / 10))
+            with trio.move_on_after(max(ttl - longest, ttl / 10)):
+                await self.reconfigured.park()
 
     # The whole
 

@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"llambo {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    serve = commands.add_parser("serve", help="serve a bridge until a signal or QUIT")
+    serve = commands.add_parser(
+        "serve", allow_abbrev=False, help="serve a bridge until a signal or QUIT"
+    )
     serve.set_defaults(run=_serve)
     if sys.argv[1:2] == ["serve"]:
         from ctl.options import add_options
@@ -135,9 +137,22 @@ def _split(words: list[str], most: int) -> tuple[str | None, list[str]]:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from ctl.config import Invalid, printed, source_of
+
+    source = source_of(sys.argv[2:])
+    try:
+        configuration = source.read()
+        if args.print_config:
+            print(printed(configuration), end="")
+            return 0
+    except Invalid as invalid:
+        for error in invalid.errors:
+            print(f"llambo: {error}", file=sys.stderr)
+        return 2
+
     from ctl.serve import run
 
-    return run(args)
+    return run(configuration, source)
 
 
 def _dial(args: argparse.Namespace) -> int:

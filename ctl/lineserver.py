@@ -29,10 +29,20 @@ class LineServer:
 
     def __init__(self, bridge: Bridge, limits: Limits = Limits()) -> None:
         self.bridge = bridge
-        self.limits = limits
+        self._limits = limits
         self._begun = 0
         self._connections: Places[LineConnection] = Places(limits.connections)
         self._ended = trio.lowlevel.ParkingLot()
+
+    @property
+    def limits(self) -> Limits:
+        """As those of `fs9p.Server`."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        self._connections.limit = limits.connections
 
     @property
     def connections(self) -> int:

@@ -1,39 +1,51 @@
 """The options of `llambo serve`: where, what, and how much of it one client may have.
 
-Defaults stand where they are used: `fs9p.Limits` and `ctl.bridge.Options`.
+Each is a key of a configuration file, too (`ctl.config`): what an option takes is said once, by
+its `Kind`. Defaults stand where they are used: `fs9p.Limits` and `ctl.bridge.Options`.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import TypeVar
+import logging
 
 from ctl.bridge import Options
+from ctl.kinds import ADDRESS, MODE, MODEL, MSIZE, PATH, POSITIVE, SECONDS, SOCKET
 from ctl.log import FORMATS
 from engine.api import MAX_MODELS, WORKER_TIMEOUT
 from fs9p import Limits
 
-N = TypeVar("N", int, float)
-
 
 def add_options(serve: argparse.ArgumentParser) -> None:
     """Add them to the parser of that command."""
+    config = serve.add_argument_group("configuration")
+    config.add_argument(
+        "--config", metavar="FILE",
+        help="read options from this TOML file; those of the command line come first",
+    )  # fmt: skip
+    config.add_argument(
+        "--print-config", action="store_true",
+        help="check all options, print them as such a file, and end",
+    )  # fmt: skip
     _where(serve.add_argument_group("where (sockets that systemd passes are served, too)"))
     what = serve.add_argument_group("what")
     what.add_argument(
-        "--model", metavar="PATH|NAME|none", help="load this first (default: SmolLM2)"
+        "--model", type=MODEL, metavar="PATH|NAME|none", help="load this first (default: SmolLM2)"
     )
     what.add_argument(
-        "--models", metavar="DIR", action="append", default=[], help="a directory of GGUF files"
-    )
-    what.add_argument("--engine", default="llama", metavar="llama|echo[:RATE]")
+        "--models", type=PATH, metavar="DIR", action="append", default=[],
+        help="a directory of GGUF files; may be repeated",
+    )  # fmt: skip
     what.add_argument(
-        "--max-models", type=_positive, default=MAX_MODELS, metavar="N",
+        "--engine", default="llama", metavar="llama|echo[:RATE]",
+        help="what answers (default: %(default)s)",
+    )  # fmt: skip
+    what.add_argument(
+        "--max-models", type=POSITIVE, default=MAX_MODELS, metavar="N",
         help="models loaded at once; one more unloads the one idle longest (default: %(default)s)",
     )  # fmt: skip
     what.add_argument(
-        "--worker-timeout", type=_seconds, default=WORKER_TIMEOUT, metavar="SECONDS",
+        "--worker-timeout", type=SECONDS, default=WORKER_TIMEOUT, metavar="SECONDS",
         help="a model's process that is silent for so long at work is killed, and started again "
         "by the next question (default: %(default)g)",
     )  # fmt: skip
@@ -47,8 +59,9 @@ def add_options(serve: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     log.add_argument("-D", "--debug", action="store_true", help="log every 9P message")
     log.add_argument(
-        "--trace", metavar="FILE", help="record every 9P message there, one JSON object a line"
-    )
+        "--trace", type=PATH, metavar="FILE",
+        help="record every 9P message there, one JSON object a line",
+    )  # fmt: skip
 
 
 def bridge_options(args: argparse.Namespace) -> Options:
@@ -64,7 +77,7 @@ def bridge_options(args: argparse.Namespace) -> Options:
 
 
 def client_limits(args: argparse.Namespace) -> Limits:
-    """The limits of 9P clients that a command line asks for. Raises `ValueError`."""
+    """The limits of 9P clients that a command line asks for."""
     return Limits(
         msize=args.msize,
         fids=args.max_fids,
@@ -75,26 +88,31 @@ def client_limits(args: argparse.Namespace) -> Limits:
     )
 
 
+def log_level(args: argparse.Namespace) -> int:
+    """What is logged: events of this level or above."""
+    return logging.DEBUG if args.verbose or args.debug else logging.INFO
+
+
 def _where(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--socket", metavar="PATH", action="append", default=[],
-        help="a unix socket; may be repeated (default: see README)",
+        "--socket", type=SOCKET, metavar="PATH", action="append", default=[],
+        help="a unix socket; may be repeated (default: $LLAMBO_SOCKET, or one of the user's own)",
     )  # fmt: skip
     group.add_argument(
-        "--line-socket", metavar="PATH", action="append", default=[],
+        "--line-socket", type=SOCKET, metavar="PATH", action="append", default=[],
         help="a unix socket for the line protocol; may be repeated",
     )  # fmt: skip
     group.add_argument(
-        "--socket-mode", type=_mode, default=0o600, metavar="MODE",
+        "--socket-mode", type=MODE, default=0o600, metavar="MODE",
         help="permissions of the unix sockets, octal (default: 600)",
     )  # fmt: skip
     group.add_argument("--socket-group", metavar="GROUP", help="the group of the unix sockets")
     group.add_argument(
-        "--tcp", metavar="HOST:PORT", action="append", default=[],
+        "--tcp", type=ADDRESS, metavar="HOST:PORT", action="append", default=[],
         help="serve TCP too, on loopback; may be repeated",
     )  # fmt: skip
     group.add_argument(
-        "--metrics-http", metavar="HOST:PORT",
+        "--metrics-http", type=ADDRESS, metavar="HOST:PORT",
         help="serve `metrics` over HTTP, for Prometheus: whoever reaches that can read it",
     )  # fmt: skip
     group.add_argument("--insecure", action="store_true", help="allow TCP beyond loopback")
@@ -108,67 +126,42 @@ def _where(group: argparse._ArgumentGroup) -> None:
 def _bridge_limits(group: argparse._ArgumentGroup) -> None:
     usual = Options()
     group.add_argument(
-        "--session-ttl", type=_seconds, default=usual.session_ttl, metavar="SECONDS",
+        "--session-ttl", type=SECONDS, default=usual.session_ttl, metavar="SECONDS",
         help="end sessions unused for so long (default: %(default)g)",
     )  # fmt: skip
     for option, default, unit, text in (
-        ("--max-sessions", usual.max_sessions, "N", ""),
+        ("--max-sessions", usual.max_sessions, "N", "at once "),
         ("--max-answers", usual.max_answers, "N", "answers running and waiting "),
         ("--max-prompt", usual.max_prompt, "BYTES", "of one prompt or command "),
         ("--max-conversation", usual.max_conversation, "CHARS", "of one session's context "),
         ("--max-buffered", usual.max_buffered, "BYTES", "of a session's unfinished lines "),
     ):
         group.add_argument(
-            option, type=_positive, default=default, metavar=unit,
+            option, type=POSITIVE, default=default, metavar=unit,
             help=f"{text}(default: %(default)s)",
         )  # fmt: skip
 
 
 def _client_limits(group: argparse._ArgumentGroup) -> None:
     usual = Limits()
+    group.add_argument(
+        "--msize", type=MSIZE, default=usual.msize, metavar="BYTES",
+        help="of one message, header included (default: %(default)s)",
+    )  # fmt: skip
     for option, default, unit, text in (
-        ("--msize", usual.msize, "BYTES", "of one message, header included "),
-        ("--max-connections", usual.connections, "N", ""),
+        ("--max-connections", usual.connections, "N", "at once "),
         ("--max-fids", usual.fids, "N", "of one connection "),
         ("--max-requests", usual.requests, "N", "of one connection that wait "),
     ):
         group.add_argument(
-            option, type=_positive, default=default, metavar=unit,
+            option, type=POSITIVE, default=default, metavar=unit,
             help=f"{text}(default: %(default)s)",
         )  # fmt: skip
     group.add_argument(
-        "--version-timeout", type=_seconds, default=usual.version_timeout, metavar="SECONDS",
+        "--version-timeout", type=SECONDS, default=usual.version_timeout, metavar="SECONDS",
         help="until a client's first Tversion (default: %(default)g)",
     )  # fmt: skip
     group.add_argument(
-        "--idle-timeout", type=_seconds, default=usual.idle_timeout, metavar="SECONDS",
+        "--idle-timeout", type=SECONDS, default=usual.idle_timeout, metavar="SECONDS",
         help="a connection idle for so long makes room when all are taken (default: %(default)g)",
     )  # fmt: skip
-
-
-def _seconds(text: str) -> float:
-    return _number(text, float, "a number of seconds above 0")
-
-
-def _positive(text: str) -> int:
-    return _number(text, int, "a whole number above 0")
-
-
-def _mode(text: str) -> int:
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= 0o777:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a mode such as 660")
-    return mode
-
-
-def _number(text: str, kind: Callable[[str], N], what: str) -> N:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = kind("0")
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
-    return value

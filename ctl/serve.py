@@ -19,7 +19,7 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,13 +32,16 @@ from ctl import metricshttp
 from ctl.address import default_socket
 from ctl.bridge import Bridge
 from ctl.catalog import AnyName, Catalog, default_model
+from ctl.config import Configuration, Source
+from ctl.kinds import host_port
 from ctl.lineserver import LineServer
 from ctl.log import begin as begin_log
 from ctl.namespace import Llambo
-from ctl.options import bridge_options, client_limits
+from ctl.options import bridge_options, client_limits, log_level
+from ctl.reload import Reloading
 from ctl.systemd import Notifier
 from engine.api import EngineError
-from fs9p import Error, Limits, Recorder, Server, TextTrace, Trace, listen, peer_of_stdin
+from fs9p import Error, Recorder, Server, TextTrace, Trace, listen, peer_of_stdin
 
 Listener: TypeAlias = trio.abc.Listener[trio.SocketStream]
 
@@ -60,29 +63,20 @@ DESCRIPTORS = 64
 LINE_NAME = "line"
 """FileDescriptorName= of a systemd.socket(5) on which the line protocol is spoken."""
 
-MAX_PORT = 65535
-
 log = logging.getLogger("llambo")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Serve until a signal or QUIT; the exit status."""
-    level = logging.DEBUG if args.verbose or args.debug else logging.INFO
+def run(configuration: Configuration, source: Source) -> int:
+    """Serve until a signal or QUIT; the exit status. source: read again on SIGHUP."""
+    args = configuration.args
     if args.stdio:
         listen.keep_stderr_apart()
     # Before anything changes the working directory, and outside of the event loop.
-    for paths in (args.socket, args.line_socket):
-        paths[:] = [os.path.abspath(path.removeprefix("unix!")) for path in paths]
     args.default_socket = os.path.abspath(default_socket())
     args.first = _first_model(args)
-    begin_log(level, args.log_format)
+    begin_log(log_level(args), args.log_format)
     try:
-        limits = client_limits(args)
-    except ValueError as unfit:
-        log.error("%s", unfit)
-        return 2
-    try:
-        trio.run(_serve, args, limits)
+        trio.run(_serve, args, Reloading(source, configuration))
     except BaseExceptionGroup as group:
         known, unknown = group.split((EngineError, Error, OSError))
         if unknown is not None:
@@ -108,8 +102,12 @@ def _text(error: BaseException) -> str:
     return str(error)
 
 
-def _allow_descriptors(needed: int) -> None:
-    """Raise the soft limit of open files as far as the connections allowed need it."""
+def _allow_descriptors(connections: int, each: int) -> None:
+    """Raise the soft limit of open files as far as so many connections need it.
+
+    each: open files of a connection.
+    """
+    needed = connections * each + DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and needed > hard:
         log.warning("at most %d files may be open: too few for --max-connections", hard)
@@ -131,10 +129,13 @@ def _trace_file(path: str | None) -> Iterator[BinaryIO | None]:
         yield file
 
 
-async def _serve(args: argparse.Namespace, limits: Limits) -> None:
+async def _serve(args: argparse.Namespace, reloading: Reloading) -> None:
     traces: list[Trace] = [TextTrace(log.debug)] if args.debug else []
     notifier = Notifier()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    limits = client_limits(args)
+    # Without a file SIGHUP is what it is to other programs: the terminal has gone.
+    hangup = [] if reloading.file is None else [signal.SIGHUP]
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as signals:
         # The listeners first: a second bridge at the same socket ends here, and must not touch
         # the trace of the first.
         async with (
@@ -143,7 +144,7 @@ async def _serve(args: argparse.Namespace, limits: Limits) -> None:
             _metrics_http(args, bridge),
         ):
             each = 1 + (LINE_DESCRIPTORS if listeners.lines else 0)
-            _allow_descriptors(limits.connections * each + DESCRIPTORS)
+            _allow_descriptors(limits.connections, each)
             with _trace_file(args.trace) as trace:
                 if trace is not None:
                     traces.append(Recorder(trace))
@@ -151,7 +152,10 @@ async def _serve(args: argparse.Namespace, limits: Limits) -> None:
                 lines = bridge.line_server = LineServer(bridge, limits)
                 services: tuple[listen.Service, ...] = (server, lines)
                 async with trio.open_nursery() as connections:
-                    connections.start_soon(_take_signals, signals, bridge, connections.cancel_scope)
+                    allow = partial(_allow_descriptors, each=each)
+                    reload = partial(reloading.reload, bridge, (server, lines), _catalog, allow)
+                    scope = connections.cancel_scope
+                    connections.start_soon(_take_signals, signals, bridge, scope, reload)
                     connections.start_soon(_load_first, bridge, args)
                     connections.start_soon(notifier.live, partial(_in_words, bridge))
                     if args.stdio:
@@ -189,30 +193,35 @@ async def _accept(
 
 @asynccontextmanager
 async def _bridge(args: argparse.Namespace) -> AsyncIterator[Bridge]:
-    folders = [Path(folder) for folder in args.models]
-    for folder in folders:
-        if not folder.is_dir():
-            raise Error(f"--models {folder}: not a directory")
-    model = default_model()
-    # An engine without files takes every name, so it needs no catalog of them.
-    catalog = (
-        AnyName([])
-        if args.engine.startswith("echo")
-        else Catalog(folders, [] if model is None else [model])
-    )
     inference = engine.create(
         args.engine, max_models=args.max_models, worker_timeout=args.worker_timeout
     )
     async with inference:
-        bridge = Bridge(inference, catalog, bridge_options(args))
+        bridge = Bridge(inference, _catalog(args), bridge_options(args))
         async with bridge.running():
             yield bridge
 
 
+def _catalog(args: argparse.Namespace) -> Catalog:
+    """The models that the options name."""
+    # An engine without files takes every name, so it needs no catalog of them.
+    if args.engine.startswith("echo"):
+        return AnyName([])
+    model = default_model()
+    return Catalog([Path(folder) for folder in args.models], [] if model is None else [model])
+
+
 async def _take_signals(
-    signals: AsyncIterator[int], bridge: Bridge, everything: trio.CancelScope
+    signals: AsyncIterator[int],
+    bridge: Bridge,
+    everything: trio.CancelScope,
+    reload: Callable[[], Awaitable[None]],
 ) -> None:
     async for number in signals:
+        if number == signal.SIGHUP:
+            # Beside this: a disk that does not answer must not keep the bridge from ending.
+            bridge.start(reload)
+            continue
         log.info("%s", signal.Signals(number).name)
         if bridge.quit.is_set():
             everything.cancel()
@@ -254,7 +263,7 @@ async def _open_listeners(args: argparse.Namespace, listeners: _Listeners) -> No
                 raise OSError(errno.EINVAL, "the line protocol is for unix sockets only")
     passed = bool(listeners.files)
     for address in args.tcp:
-        host, port = _host_port("--tcp", address)
+        host, port = host_port(address)
         with _naming(f"tcp!{host}!{port}"):
             listeners.files.extend(await listen.tcp(host, port, insecure=args.insecure))
     if not (args.socket or args.stdio or passed):
@@ -268,21 +277,13 @@ async def _open_listeners(args: argparse.Namespace, listeners: _Listeners) -> No
                 where.append(listen.unix(path, mode=args.socket_mode, group=args.socket_group))
 
 
-def _host_port(option: str, address: str) -> tuple[str, int]:
-    """Raises `Error` for what is no HOST:PORT. An IPv6 address is in brackets."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > MAX_PORT:
-        raise Error(f"{option} {address}: it takes HOST:PORT")
-    return host.strip("[]"), int(port)
-
-
 @asynccontextmanager
 async def _metrics_http(args: argparse.Namespace, bridge: Bridge) -> AsyncIterator[None]:
     """The time in which `metrics` is served by HTTP, too, if the options ask for that."""
     if args.metrics_http is None:
         yield
         return
-    host, port = _host_port("--metrics-http", args.metrics_http)
+    host, port = host_port(args.metrics_http)
     with _naming(f"http://{args.metrics_http}/metrics"):
         server = await metricshttp.begin(bridge.metrics, host, port)
     log.info("serving http://%s/metrics", metricshttp.address(server))
@@ -322,8 +323,7 @@ def _say_how_to_use(path: str) -> None:
 def _first_model(args: argparse.Namespace) -> str | None:
     """What to load at the start: ``--model``, else the default model, else nothing."""
     if args.model is not None:
-        wanted: str = args.model
-        return os.path.abspath(wanted) if os.path.exists(wanted) else wanted
+        return str(args.model)
     if args.engine.startswith("echo"):
         return "echo"
     path = default_model()

@@ -58,7 +58,7 @@ class EchoEngine:
 
     def __init__(self, rate: float | None = None, *, max_models: int = MAX_MODELS) -> None:
         self._rate = rate
-        self._max_models = max_models
+        self.max_models = max_models
         self._models: dict[str, _Model] = {}
 
     async def __aenter__(self) -> EchoEngine:
@@ -128,10 +128,12 @@ class EchoEngine:
         if not model.loaded:
             others = [m for m in self._models.values() if m.loaded and m.name != model.name]
             idle = sorted((m for m in others if not m.answers), key=lambda model: model.used)
-            if len(others) >= self._max_models:
-                if not idle:
-                    raise all_in_use(len(others), self._max_models)
-                idle[0].loaded, idle[0].note = False, unloaded_for(model.name)
+            # Several, if fewer may be loaded than before.
+            excess = max(len(others) + 1 - self.max_models, 0)
+            if excess > len(idle):
+                raise all_in_use(len(others), self.max_models)
+            for one in idle[:excess]:
+                one.loaded, one.note = False, unloaded_for(model.name)
             model.loaded, model.note = True, None
         if self._models.get(model.name) is not model:
             self._forget(model.name, f"model {model.name} was loaded anew")

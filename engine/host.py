@@ -49,6 +49,7 @@ class LlamaEngine:
     that crashes, it is off from then on for as long as the engine lives, and the status of
     every model says so. max_models: workers at once. worker_timeout: seconds for which a worker
     may be silent while it has work, which includes a load that gets nowhere; then it is killed.
+    Both may be set anew, for loads from then on.
     command: what starts a worker; for tests.
     """
 
@@ -63,8 +64,8 @@ class LlamaEngine:
         command: Sequence[str] = WORKER,
     ) -> None:
         self._repack = repack
-        self._max_models = max_models
-        self._patience = worker_timeout
+        self.max_models = max_models
+        self.worker_timeout = worker_timeout
         self._note: str | None = None
         self._command = command
         self._models: dict[str, Model] = {}
@@ -107,7 +108,7 @@ class LlamaEngine:
                 # Another may have come before.
                 if self._usable(name, path, options) is None:
                     await self._make_room(name, path, need)
-                    model = Model(name, path, options, need, self._patience)
+                    model = Model(name, path, options, need, self.worker_timeout)
                     if (old := self._models.get(name)) is not None:
                         if old.served:
                             model.before = old.at_rest("unloaded for a load that failed")
@@ -204,10 +205,10 @@ class LlamaEngine:
             available = self._available(name)
             possible = available + sum(model.resident().total for model in idle)
             check_fits(path, need, possible)
-            if len(others) < self._max_models and need.total <= available:
+            if len(others) < self.max_models and need.total <= available:
                 return
             if not idle:
-                raise all_in_use(len(others), self._max_models)
+                raise all_in_use(len(others), self.max_models)
             logger.info("unloading %s to make room for %s", idle[0].name, name)
             rest = idle[0].at_rest(unloaded_for(name))
             await self._retire(idle[0], f"model {idle[0].name} was unloaded", rest)
@@ -327,7 +328,7 @@ class LlamaEngine:
             if not loading or worker.resident().total <= before:
                 worker.kill()
                 raise EngineError(
-                    f"it sent nothing for {self._patience:g} s with work to do, and was killed "
+                    f"it sent nothing for {model.patience:g} s with work to do, and was killed "
                     "(--worker-timeout)"
                 )
 

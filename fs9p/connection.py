@@ -86,10 +86,12 @@ class Connection:
         self.number = number
         self.peer = peer
         self._server = server
+        self._limits = server.limits
+        """Those at its beginning: the server may get others meanwhile."""
         self._nursery: trio.Nursery
         self._stream = stream
         self._session: Session | None = None
-        self._framer = Framer(server.limits.msize)
+        self._framer = Framer(self._limits.msize)
         self._tags: dict[int, Request] = {}
         self._waiting = Waiting()
         self._ended = trio.lowlevel.ParkingLot()
@@ -126,7 +128,7 @@ class Connection:
 
     def overdue(self) -> float:
         """For how many seconds it has been idle beyond what it is granted (`Limits`)."""
-        limits = self._server.limits
+        limits = self._limits
         granted = limits.idle_timeout if self.fids else limits.version_timeout
         return 0.0 if self._waiting else trio.current_time() - self._heard - granted
 
@@ -143,7 +145,7 @@ class Connection:
         """Serve the connection until its end, and leave nothing of it behind."""
         fs = self._server.fs
         self._heard = trio.current_time()
-        timeout = self._server.limits.version_timeout
+        timeout = self._limits.version_timeout
         self._listening.deadline = self._heard + timeout
         self._reason = f"invalid: no version was agreed on within {timeout:g} s"
         try:
@@ -231,7 +233,7 @@ class Connection:
         try:
             if self._session is None:
                 raise Error(NO_VERSION)
-            self._waiting.check(message, self._server.limits.requests)
+            self._waiting.check(message, self._limits.requests)
             answer = self._session.answer(message)
         except Exception as error:
             answer = self._failure(error, tag)
@@ -286,7 +288,7 @@ class Connection:
         while self._waiting:
             await self._ended.park()
         self._end_session()
-        limits = self._server.limits
+        limits = self._limits
         self._framer.msize = limits.msize
         if m.msize < SMALLEST_MSIZE:
             error = Error(f"invalid msize {m.msize}: at least {SMALLEST_MSIZE} bytes are needed")

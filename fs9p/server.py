@@ -32,12 +32,23 @@ class Server:
         self, fs: FileSystem, *, limits: Limits = Limits(), traces: Sequence[Trace] = ()
     ) -> None:
         self.fs = fs
-        self.limits = limits
+        self._limits = limits
         self.traces = traces
         self.received = [0] * 256
         """How many messages of each type have come, by the type's number (intro(5))."""
         self._begun = 0
         self._connections: Places[Connection] = Places(limits.connections)
+
+    @property
+    def limits(self) -> Limits:
+        """What one client may cost. New ones are for connections that begin from then on; none
+        is ended because there are more than they allow."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        self._connections.limit = limits.connections
 
     @property
     def connections(self) -> int:

@@ -174,3 +174,17 @@ async def test_a_server_counts_fids_and_requests_that_wait(client):
     await client.send(Tread(1, 0, 9))
     await wait_all_tasks_blocked()
     assert (client.server.fids, client.server.requests) == (2, 1)
+
+
+async def test_other_limits_are_for_connections_that_begin_later(full, serve):
+    server = full[0].server
+    server.limits = Limits(connections=3, msize=4096)
+    assert server.make_room()
+    assert (await full[0].version(msize=8192)).msize == 8192
+
+
+async def test_fewer_connections_than_there_are_end_none(full):
+    server = full[0].server
+    server.limits = Limits(connections=1)
+    assert not server.make_room()
+    assert server.connections == 2

@@ -1,0 +1,211 @@
+"""Another configuration for a bridge that runs: what is taken over, and what is not."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+import trio
+
+from ctl import reload
+from ctl.bridge import Options
+from ctl.catalog import FRESH, Catalog
+from ctl.config import keys, source_of
+from ctl.lineserver import LineServer
+from ctl.namespace import Llambo
+from ctl.options import bridge_options, client_limits
+from ctl.reload import Reloading
+from fs9p import Error, Limits, Server
+from tests.ctl.conftest import Client
+
+
+class Reloaded:
+    """A bridge, and the file that configures it."""
+
+    def __init__(self, bridge, path, *words):
+        self.bridge = bridge
+        self.path = path
+        self.services = (Server(Llambo(bridge)), LineServer(bridge))
+        self.allowed = []
+        self.catalog = Catalog
+        path.write_text("engine = 'echo'\n")
+        source = source_of(["--config", str(path), *words])
+        self.reloading = Reloading(source, source.read())
+
+    async def reload(self, text):
+        self.path.write_text(f"engine = 'echo'\n{text}")
+        await self.reloading.reload(
+            self.bridge,
+            self.services,
+            lambda args: self.catalog(list(map(Path, args.models))),
+            self.allowed.append,
+        )
+
+
+@pytest.fixture
+def reloaded(bridge, tmp_path):
+    return Reloaded(bridge, tmp_path / "llambo.toml")
+
+
+@pytest.fixture
+def said(caplog, tmp_path):
+    """A function for what the bridge has logged since, the folder left out."""
+    caplog.set_level(logging.INFO, logger="llambo")
+
+    def said():
+        lines = [record.getMessage().replace(f"{tmp_path}/", "") for record in caplog.records]
+        caplog.clear()
+        return lines
+
+    return said
+
+
+async def test_limits_of_the_bridge_are_taken_over(reloaded, said):
+    said()
+    await reloaded.reload("max-answers = 3")
+    assert reloaded.bridge.options == Options(max_answers=3)
+    assert said() == ["llambo.toml read again: max-answers 256 → 3"]
+    with pytest.raises(Error, match="4 prompts at once are more than 3"):
+        await Client(reloaded.bridge).write("ctl", "INFER_MULTI a||b||c||d")
+
+
+async def test_a_shorter_life_of_sessions_counts_at_once(reloaded, autojump_clock):
+    client = Client(reloaded.bridge, "kept")
+    client.detach()
+    await trio.sleep(100)
+    await reloaded.reload("session-ttl = 60")
+    await trio.testing.wait_all_tasks_blocked()
+    assert client.session.closed
+
+
+async def test_limits_of_clients_are_taken_over(reloaded):
+    await reloaded.reload("max-fids = 5\nmax-connections = 7")
+    limits = Limits(fids=5, connections=7)
+    assert [service.limits for service in reloaded.services] == [limits, limits]
+    assert reloaded.allowed == [7]
+
+
+async def test_other_directories_of_models_are_taken_over(reloaded, tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "one.gguf").write_bytes(b"GGUF")
+    await reloaded.reload("models = 'models'")
+    assert "one" in Client(reloaded.bridge).names("models")
+
+
+class Looked(Catalog):
+    """A catalog that tells when it was looked at for the second time."""
+
+    def __init__(self, folders):
+        super().__init__(folders)
+        self.looks = 0
+        self.again = trio.Event()
+
+    async def look(self):
+        self.looks += 1
+        if self.looks == 2:
+            self.again.set()
+
+
+async def test_other_directories_are_looked_at_from_then_on(reloaded, tmp_path, autojump_clock):
+    reloaded.catalog = Looked
+    await reloaded.reload(f"models = '{tmp_path}'")
+    with trio.fail_after(2 * FRESH):
+        await reloaded.bridge.catalog.again.wait()
+
+
+async def test_fewer_models_at_once_are_taken_over(reloaded, said):
+    said()
+    await reloaded.reload("max-models = 1\nworker-timeout = 5")
+    assert reloaded.bridge.engine.max_models == 1
+    # The echo engine has no workers.
+    assert said() == ["llambo.toml read again: max-models 4 → 1; needs a restart: worker-timeout"]
+
+
+async def test_several_models_make_room_where_fewer_may_be_loaded(reloaded):
+    engine = reloaded.bridge.engine
+    await engine.load("two", "two")
+    await engine.load("three", "three")
+    await reloaded.reload("max-models = 1")
+    await engine.load("four", "four")
+    assert [model.name for model in engine.models() if model.state == "ready"] == ["four"]
+
+
+async def test_verbose_is_taken_over(reloaded, monkeypatch):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "level", logging.INFO)
+    await reloaded.reload("verbose = true")
+    assert root.level == logging.DEBUG
+    await reloaded.reload("")
+    assert root.level == logging.INFO
+
+
+async def test_what_needs_a_restart_is_named_until_there_is_one(reloaded, said):
+    said()
+    text = "tcp = '127.0.0.1:1'\nsocket-mode = '660'\nmax-sessions = 5"
+    await reloaded.reload(text)
+    await reloaded.reload(text)
+    assert said() == [
+        "llambo.toml read again: max-sessions 256 → 5; needs a restart: socket-mode, tcp",
+        "llambo.toml read again: needs a restart: socket-mode, tcp",
+    ]
+
+
+async def test_a_file_that_has_not_changed_changes_nothing(reloaded, said):
+    said()
+    await reloaded.reload("# a comment")
+    assert said() == ["llambo.toml read again: nothing has changed"]
+
+
+async def test_of_a_file_with_errors_nothing_is_taken_over(reloaded, said):
+    said()
+    await reloaded.reload("max-answers = 3\nmax-session = 5\nmodels = '/absent'")
+    assert reloaded.bridge.options == Options()
+    assert said() == [
+        "llambo.toml: max-session: unknown key; did you mean max-sessions?",
+        'llambo.toml: models: "/absent" is not a directory',
+        "llambo.toml: nothing of it is taken over",
+    ]
+
+
+async def test_a_file_that_is_gone_changes_nothing(reloaded, said):
+    said()
+    reloaded.path.unlink()
+    reloaded.path.mkdir()
+    await reloaded.reloading.reload(reloaded.bridge, (), Catalog, reloaded.allowed.append)
+    assert said() == ["llambo.toml: Is a directory", "llambo.toml: nothing of it is taken over"]
+
+
+async def test_the_command_line_still_comes_first(bridge, tmp_path):
+    reloaded = Reloaded(bridge, tmp_path / "llambo.toml", "--max-answers", "9")
+    await reloaded.reload("max-answers = 3")
+    assert bridge.options.max_answers == 256  # as it was made, without the options
+    await reloaded.reload("max-sessions = 2")
+    assert bridge.options == Options(max_answers=9, max_sessions=2)
+
+
+async def test_a_running_answer_goes_on(slow_bridge, tmp_path, autojump_clock):
+    client = Client(slow_bridge)
+    await client.write("prompt", "one two three")
+    await Reloaded(slow_bridge, tmp_path / "llambo.toml").reload(
+        "max-answers = 1\nmax-prompt = 1\nmax-connections = 1\nsession-ttl = 1\nmax-models = 1"
+    )
+    assert await client.read("output") == "one two three"
+
+
+def test_all_limits_can_be_changed():
+    """Keys and limits correspond: a wrong value of each is one that the limits have, too."""
+    usual = source_of([]).read().args
+    for names, of in ((reload.BRIDGE, bridge_options), (reload.CLIENTS, client_limits)):
+        changed = set()
+        for key in names:
+            args = source_of([f"--{key}", "777"]).read().args
+            before, after = of(usual), of(args)
+            changed |= {
+                field.name
+                for field in dataclasses.fields(after)
+                if getattr(before, field.name) != getattr(after, field.name)
+            }
+        assert changed == {field.name for field in dataclasses.fields(of(usual))}
+    assert (
+        set(keys()) >= reload.BRIDGE | reload.CLIENTS | reload.MODELS | reload.ENGINE | reload.LOG
+    )
