@@ -10,13 +10,28 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ctl import __version__
 from ctl.address import CommandError, is_address
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from ctl.client import Files
 
+    _Actions = Generator[argparse.Action, None, None]
+
 _ADDRESS = "a socket's path, unix!PATH or tcp!HOST!PORT; the default socket if left out"
+
+_EPILOG = """\
+llambo COMMAND --help tells more.
+
+for example:
+  llambo serve &
+  llambo ask 'What is a file server?'
+
+environment:
+  LLAMBO_SOCKET  where a bridge is served, and where the other commands look for it; else
+                 $NAMESPACE/llm, else $XDG_RUNTIME_DIR/llambo/9p, else /tmp/llambo-UID/9p
+"""
 
 
 def main() -> None:
@@ -38,7 +53,11 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:
+        from ctl.completion import complete, typed
+
+        complete(_parser(typed()))
+    parser = _parser(sys.argv[1:])
     # argparse takes words with options between them only in part: `ask ADDRESS -s NAME PROMPT`.
     args, rest = parser.parse_known_args()
     if rest and (not hasattr(args, "words") or any(word.startswith("-") for word in rest)):
@@ -48,14 +67,37 @@ def _parse() -> argparse.Namespace:
     return args
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("llambo", description="llama.cpp as files, over 9P")
-    parser.add_argument("--version", action="version", version=f"llambo {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """argparse indents the commands and forgets that when it reckons the column of their help."""
+
+    def _iter_indented_subactions(self, action: argparse.Action) -> _Actions:
+        yield from getattr(action, "_get_subactions", list)()
+
+
+class _Versions(argparse.Action):
+    """Like argparse's own, but what it prints is found out only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from ctl.versions import versions
+
+        print(versions())
+        parser.exit()
+
+
+def _parser(words: list[str]) -> argparse.ArgumentParser:
+    """What the arguments are; those of `serve` only where the words begin with it."""
+    parser = argparse.ArgumentParser(
+        "llambo", description="llama.cpp as files, over 9P.", epilog=_EPILOG,
+        formatter_class=_Help,
+    )  # fmt: skip
+    parser.add_argument(
+        "--version", action=_Versions, nargs=0, help="of llambo, llama.cpp and Python"
+    )
+    commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="serve a bridge until a signal or QUIT")
     serve.set_defaults(run=_serve)
-    if sys.argv[1:2] == ["serve"]:
+    if words[:1] == ["serve"]:
         from ctl.options import add_options
 
         add_options(serve)
@@ -67,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     ask = commands.add_parser("ask", help="ask, and print the answer as it is generated")
     ask.set_defaults(run=_ask)
     ask.add_argument(
-        "-s", "--session", default="new", metavar="NAME",
+        "-s", "--session", default="new", metavar="SESSION",
         help="go on in the session of this name; '' is your main session (default: a fresh one)",
     )  # fmt: skip
     ask.add_argument(
@@ -92,6 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     _client_command(commands, "free", "unload a model", _free, "[ADDRESS] [MODEL]")
     _client_command(commands, "models", "the models that are loaded or can be", _models)
+
+    completion = commands.add_parser("completion", help="print what makes a shell complete llambo")
+    completion.set_defaults(run=_completion)
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     return parser
 
 
@@ -230,3 +276,10 @@ def _models(args: argparse.Namespace) -> int:
         return 0
 
     return _remote(run)
+
+
+def _completion(args: argparse.Namespace) -> int:
+    from ctl.completion import script
+
+    print(script(args.shell, sys.argv[0]))
+    return 0
