@@ -93,7 +93,8 @@ def first_token(source: str, *, compile_it: bool) -> tuple[Clock, str]:
         home = Path(folder, "llambo")
         env = _environment(Path(folder, "9p"), compile_it=compile_it)
         clock = Clock()
-        subprocess.run(["git", "clone", "--quiet", source, str(home)], check=True)
+        if subprocess.run(["git", "clone", "--quiet", source, home], check=False).returncode:
+            raise SystemExit(f"{source} cannot be cloned")
         clock.begin(VENV)
         make = subprocess.Popen(
             ["make", "run"], cwd=home, env=env, text=True, start_new_session=True,
