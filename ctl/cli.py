@@ -91,8 +91,9 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
         formatter_class=_Help,
     )  # fmt: skip
     parser.add_argument(
-        "--version", action=_Versions, nargs=0, help="of llambo, llama.cpp and Python"
-    )
+        "--version", action=_Versions, nargs=0,
+        help="show the versions of llambo, llama.cpp and Python, and exit",
+    )  # fmt: skip
     commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="serve a bridge until a signal or QUIT")

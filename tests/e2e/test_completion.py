@@ -123,11 +123,11 @@ def test_tab_goes_on_behind_the_slash_of_a_directory(typist, tmp_path):
     typist.sees("small/")
 
 
-def fish(words, env):
+def fish(words, env, start=LINES["fish"]):
     """What fish offers for a line, each with its help."""
     needs("fish")
     done = subprocess.run(
-        ["fish", "--no-config", "-c", f"{LINES['fish']}; complete -C '{words}'"],
+        ["fish", "--no-config", "-c", f"{start}; complete -C '{words}'"],
         capture_output=True, text=True, timeout=DEADLINE, check=True, env=env,
     )  # fmt: skip
     return dict(line.partition("\t")[::2] for line in done.stdout.splitlines())
@@ -144,6 +144,14 @@ def test_fish_completes_options_files_and_models(models, tmp_path):
     assert fish("llambo serve --worker", env).keys() == {"--worker-timeout"}
     assert fish(f"llambo load {tmp_path}/", env).keys() == {f"{tmp_path}/big.gguf"}
     assert [*fish("llambo free tw", env)] in ([r"two\ words"], ["two words"])
+
+
+def test_fish_finds_a_llambo_that_is_not_on_the_path():
+    env = environment()
+    env["PATH"] = env["PATH"].replace(str(Path(LLAMBO).parent), "/absent")
+    assert fish("llambo lo", env, start=LINES["fish"].replace("llambo", LLAMBO, 1)).keys() == {
+        "load"
+    }
 
 
 @pytest.fixture

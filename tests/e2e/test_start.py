@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ import ctl
 from benchmarks.bridge import LLAMBO
 from tests.e2e.conftest import DEADLINE
 
+INSTALL = Path(__file__).parents[2].joinpath("docs/install.md").read_text()
 HEAVY = "trio numpy rich llama_cpp prometheus_client argcomplete msgspec engine fs9p"
 SLACK = 3.0
 """How much slower than the bar a busy machine may be; `python -m benchmarks.start` has no slack."""
@@ -61,6 +63,17 @@ def test_version_names_llambo_llama_cpp_and_python():
     assert llambo == f"llambo {ctl.__version__}"
     assert re.fullmatch(r"llama\.cpp .*\(llama-cpp-python \d+\.\d+\.\d+\)", llama_cpp)
     assert python == f"Python {sys.version.split()[0]}"
+
+
+def test_the_page_on_installing_shows_what_version_prints():
+    shown = INSTALL[INSTALL.index("$ llambo --version\n") :].splitlines()[1:4]
+    for line, printed in zip(shown, run("--version").stdout.splitlines(), strict=True):
+        # Another Python may run this, and a llama.cpp compiled without git has no commit.
+        assert (line.split()[0], line.split("(")[1:]) == (
+            printed.split()[0],
+            printed.split("(")[1:],
+        )
+    assert shown[0] == f"llambo {ctl.__version__}"
 
 
 def test_version_has_the_commit_that_the_library_was_compiled_from():
