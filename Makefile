@@ -5,6 +5,7 @@
 #                      time it builds llama-server (LLAMBO_PEER=FILE takes one that there is)
 # make bench-overhead  what the bridge itself costs, per request and per token
 # make fuzz   10 million hostile frames against the server, about 10 minutes
+# make wheel  builds dist/llambo-VERSION-py3-none-any.whl
 # make soak   mixed clients, some of them killed, for ten minutes
 
 PYTHON ?= python3
@@ -70,10 +71,15 @@ bench-overhead: .venv/.bench
 fuzz: .venv/.fuzz
 	$(BIN)/python -m tests.fs9p.fuzz
 
+# What setuptools finds in build/ goes into the wheel, too, though it has left the tree.
+wheel: .venv/.run
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps -w dist .
+
 soak: .venv/.run
 	$(BIN)/python -m benchmarks.soak
 
 clean:
-	rm -rf .venv .peer *.egg-info build
+	rm -rf .venv .peer *.egg-info build dist
 
-.PHONY: all run test bench bench-peer bench-overhead fuzz soak clean
+.PHONY: all run test bench bench-peer bench-overhead fuzz wheel soak clean

@@ -10,13 +10,28 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ctl import __version__
 from ctl.address import CommandError, is_address
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from ctl.client import Files
 
+    _Actions = Generator[argparse.Action, None, None]
+
 _ADDRESS = "a socket's path, unix!PATH or tcp!HOST!PORT; the default socket if left out"
+
+_EPILOG = """\
+llambo COMMAND --help tells more.
+
+for example:
+  llambo serve &
+  llambo ask 'What is a file server?'
+
+environment:
+  LLAMBO_SOCKET  where a bridge is served, and where the other commands look for it; else
+                 $NAMESPACE/llm, else $XDG_RUNTIME_DIR/llambo/9p, else /tmp/llambo-UID/9p
+"""
 
 
 def main() -> None:
@@ -38,7 +53,11 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:
+        from ctl.completion import complete, typed
+
+        complete(_parser(typed()))
+    parser = _parser(sys.argv[1:])
     # argparse takes words with options between them only in part: `ask ADDRESS -s NAME PROMPT`.
     args, rest = parser.parse_known_args()
     if rest and (not hasattr(args, "words") or any(word.startswith("-") for word in rest)):
@@ -48,16 +67,40 @@ def _parse() -> argparse.Namespace:
     return args
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("llambo", description="llama.cpp as files, over 9P")
-    parser.add_argument("--version", action="version", version=f"llambo {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """argparse indents the commands and forgets that when it reckons the column of their help."""
+
+    def _iter_indented_subactions(self, action: argparse.Action) -> _Actions:
+        yield from getattr(action, "_get_subactions", list)()
+
+
+class _Versions(argparse.Action):
+    """Like argparse's own, but what it prints is found out only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from ctl.versions import versions
+
+        print(versions())
+        parser.exit()
+
+
+def _parser(words: list[str]) -> argparse.ArgumentParser:
+    """What the arguments are; those of `serve` only where the words begin with it."""
+    parser = argparse.ArgumentParser(
+        "llambo", description="llama.cpp as files, over 9P.", epilog=_EPILOG,
+        formatter_class=_Help,
+    )  # fmt: skip
+    parser.add_argument(
+        "--version", action=_Versions, nargs=0,
+        help="show the versions of llambo, llama.cpp and Python, and exit",
+    )  # fmt: skip
+    commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND")
 
     serve = commands.add_parser(
         "serve", allow_abbrev=False, help="serve a bridge until a signal or QUIT"
     )
     serve.set_defaults(run=_serve)
-    if sys.argv[1:2] == ["serve"]:
+    if words[:1] == ["serve"]:
         from ctl.options import add_options
 
         add_options(serve)
@@ -69,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     ask = commands.add_parser("ask", help="ask, and print the answer as it is generated")
     ask.set_defaults(run=_ask)
     ask.add_argument(
-        "-s", "--session", default="new", metavar="NAME",
+        "-s", "--session", default="new", metavar="SESSION",
         help="go on in the session of this name; '' is your main session (default: a fresh one)",
     )  # fmt: skip
     ask.add_argument(
@@ -108,6 +151,10 @@ def _parser() -> argparse.ArgumentParser:
         help="OWNER/NAME at the hub; FILE is one of its files or a quantisation such as Q8_0 "
         "(default: the only one, or Q4_K_M)",
     )
+
+    completion = commands.add_parser("completion", help="print what makes a shell complete llambo")
+    completion.set_defaults(run=_completion)
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     return parser
 
 
@@ -265,3 +312,10 @@ def _pull(args: argparse.Namespace) -> int:
     from ctl.pull import RETRIES, pull
 
     return pull(args.model, RETRIES if args.retries is None else args.retries)
+
+
+def _completion(args: argparse.Namespace) -> int:
+    from ctl.completion import script
+
+    print(script(args.shell, sys.argv[0]))
+    return 0
