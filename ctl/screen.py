@@ -28,7 +28,7 @@ _NONE = "-"
 """Where nothing is known."""
 
 _TALL = 30
-"""Lines from which on the sparkline has `_TALL_SPARK` of them."""
+"""Lines from which on there is room for a sparkline of `_TALL_SPARK` lines."""
 
 _TALL_SPARK = 4
 
@@ -59,18 +59,19 @@ class Layout:
     """Lines of each part."""
 
     spark: int
+    gap: int
     models: int
     sessions: int
 
 
 def layout(height: int, models: int) -> Layout:
     """How ``height`` lines are divided, with so many models."""
-    spark = _TALL_SPARK if height >= _TALL else 1
-    # The head and a line for what is wrong; the facts; the title of each other part with the
-    # empty line above it.
-    rest = height - (2 + _FACTS + 2 + spark + 2 + 2)
+    spark, gap = (_TALL_SPARK, 1) if height >= _TALL else (1, 0)
+    # The head and a line for what is wrong; the facts; of each other part the title and a line
+    # above it, which for the sessions tells of models that are not shown.
+    rest = height - (2 + _FACTS + 2 + spark + 2 + gap + 2)
     rows = max(1, min(models, rest // 2))
-    return Layout(spark, rows, max(1, rest - rows))
+    return Layout(spark, gap, rows, max(1, rest - rows))
 
 
 def draw(view: View, width: int, height: int, *, ascii_only: bool = False) -> Group:
@@ -86,9 +87,10 @@ def draw(view: View, width: int, height: int, *, ascii_only: bool = False) -> Gr
         Text(),
         *spark,
         Text(),
-        _models(reading, view.track, parts.models, width),
+        _models(reading, view.track, parts.models),
         _other_models(reading, parts.models),
-        _sessions(reading, parts.sessions, width),
+        *[Text()] * parts.gap,
+        _sessions(reading, parts.sessions),
     )
 
 
@@ -156,7 +158,7 @@ def _work(track: Track, reading: Reading) -> list[tuple[str, Text]]:
         ("generated", Text(f"{number(rates.generated if rates else None)} tokens/s")),
         ("prompts", Text(f"{number(rates.prompt if rates else None)} tokens/s")),
         ("reused", _recent(rates.reused if rates else None, track.reused, share)
-            .append(f" of prompt tokens, {share(whole)} in all")),
+            .append(f" of late, {share(whole)} in all")),
         ("first token", _recent(rates.first_token if rates else None, track.first_token, brief)
             .append(" after the question" if track.first_token is not None else "")),
     ]  # fmt: skip
@@ -169,8 +171,11 @@ def _means(track: Track, reading: Reading) -> list[tuple[str, Text]]:
     connections = f"{bridge.connections} of 9P" + (f", {lines} of lines" if lines else "")
     resident = reading.metrics.total("process_resident_memory_bytes") if reading.metrics else None
     models = sum(model.memory_bytes or 0 for model in reading.models)
-    memory = f"{size(resident)}, models {size(models)}" if resident else f"models {size(models)}"
-    rpcs = f"{number(rates.rpcs)}, {reading.rpcs} a screen of top" if rates else _NONE
+    memory = size(resident) + (f", models {size(models)}" if models else "")
+    rpcs = _NONE
+    if rates is not None:
+        own = reading.rpcs / rates.seconds
+        rpcs = f"{number(round(rates.rpcs))}, {number(round(own))} of them top's"
     return [
         ("sessions", Text(str(bridge.sessions))),
         ("connections", Text(connections)),
@@ -215,9 +220,9 @@ def _block(level: int | None, below: int, blocks: str) -> str:
     return blocks[min(max(level - below, 1), len(blocks)) - 1]
 
 
-def _models(reading: Reading, track: Track, rows: int, width: int) -> Table:
+def _models(reading: Reading, track: Track, rows: int) -> Table:
     table = _table(
-        _names("MODEL", width - _MODEL_WIDTH),
+        _names("MODEL"),
         _words("STATE"),
         *map(_numbers, ("MEMORY", "TOKENS/S", "RUNNING", "SESSIONS", "RESTARTS")),
     )
@@ -233,10 +238,6 @@ def _models(reading: Reading, track: Track, rows: int, width: int) -> Table:
             number(model.restarts),
         )
     return table
-
-
-_MODEL_WIDTH = 58
-"""Columns besides the name."""
 
 
 def _running(reading: Reading, model: ModelState) -> float | None:
@@ -256,11 +257,11 @@ def _other_models(reading: Reading, rows: int) -> Text:
     return Text(f"… {', '.join(texts)}" if texts else "", "dim", no_wrap=True, overflow="ellipsis")
 
 
-def _sessions(reading: Reading, rows: int, width: int) -> RenderableType:
+def _sessions(reading: Reading, rows: int) -> RenderableType:
     table = _table(
         _numbers("SESSION"),
         _words("STATE"),
-        _names("MODEL", width - _SESSION_WIDTH),
+        _names("MODEL"),
         *map(_numbers, ("TURNS", "PROMPT", "GENERATED")),
     )
     more = reading.more
@@ -280,17 +281,14 @@ def _sessions(reading: Reading, rows: int, width: int) -> RenderableType:
     return Group(table, Text(f"… {more} more", "dim")) if more else table
 
 
-_SESSION_WIDTH = 50
-"""Columns besides the model's name."""
-
-
 def _table(*columns: Column) -> Table:
     """One with a line of titles and a line a row."""
     return Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
 
 
-def _names(title: str, most: int) -> Column:
-    return Column(title, no_wrap=True, overflow="ellipsis", max_width=max(most, len(title)))
+def _names(title: str) -> Column:
+    # What may wrap is what a Table makes narrower; a name itself does not wrap, and is cut.
+    return Column(title)
 
 
 def _words(title: str) -> Column:
@@ -343,8 +341,8 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    units = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    while len(units) > 1 and not units[0][0]:
+        units.pop(0)
+    shown = [f"{count} {unit}" for count, unit in units[:2] if count]
+    return " ".join(shown) or "0 s"

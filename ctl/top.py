@@ -7,6 +7,7 @@ ends it, the terminal is left as it was found: signals only wake the loop, none 
 
 from __future__ import annotations
 
+import io
 import os
 import queue
 import select
@@ -53,6 +54,9 @@ def top(address: str | None, interval: float, count: int | None, *, text: bool) 
     `Files` does when it goes away.
     """
     where = address or default_socket()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of models are not always in the terminal's character set.
+        sys.stdout.reconfigure(errors="replace")
     if text or not sys.stdout.isatty() or Console().is_dumb_terminal:
         with Files(address) as files:
             return _print(Watch(files), where, interval, count or 1)
@@ -72,7 +76,10 @@ def _print(watch: Watch, where: str, interval: float, count: int) -> int:
 
 def _print_screen(console: Console, view: View) -> None:
     ascii_only = console.options.ascii_only
-    console.print(draw(view, console.width, console.height, ascii_only=ascii_only))
+    with console.capture() as captured:
+        console.print(draw(view, console.width, console.height, ascii_only=ascii_only))
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    sys.stdout.write("\n".join([*lines, ""]))
     sys.stdout.flush()
 
 
