@@ -112,7 +112,7 @@ def _ends(left: Text, right: Text, width: int) -> RenderableType:
 def _head(view: View, reading: Reading) -> Text:
     bridge = reading.status.bridge
     text = Text.assemble(("llambo ", "bold"), (plain(bridge.version[:_LONGEST]), "bold"))
-    return text.append(f" at {plain(view.where)}, up {duration(bridge.uptime)}")
+    return text.append(f", up {duration(bridge.uptime)}, at {plain(view.where)}")
 
 
 def _notice(view: View, reading: Reading) -> str:

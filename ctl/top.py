@@ -42,6 +42,8 @@ _ENDING = {signal.SIGINT: 0, signal.SIGTERM: 143, signal.SIGHUP: 129}
 _NEWS = 0
 """The byte in the pipe that stands for a reading; the others are numbers of signals."""
 
+_ABSENT = "no bridge answers"
+
 Ended: TypeAlias = int | Literal["suspended"]
 """How the loop ended: with an exit status, or with ^Z."""
 
@@ -78,7 +80,7 @@ def _print_screen(console: Console, view: View) -> None:
     ascii_only = console.options.ascii_only
     with console.capture() as captured:
         console.print(draw(view, console.width, console.height, ascii_only=ascii_only))
-    lines = [line.rstrip() for line in captured.get().splitlines()]
+    lines = [line.rstrip() for line in captured.get().rstrip("\n").split("\n")]
     sys.stdout.write("\n".join([*lines, ""]))
     sys.stdout.flush()
 
@@ -130,12 +132,13 @@ class Feed:
                 with Files(self.where) as files:
                     self._read(Watch(files))
             except CommandError as error:
-                # What starts a bridge need not be said to one who watches it.
-                lost = Lost(str(error).removesuffix(": llambo serve starts one"))
+                # Where it was is on the screen, and may be long.
+                absent = str(error).startswith(_ABSENT)
+                lost = Lost(_ABSENT if absent else str(error))
             except RemoteError as error:
                 lost = Lost(str(error))
             except (NinePError, EOFError, OSError):
-                lost = Lost(f"no bridge answers at {self.where}")
+                lost = Lost(_ABSENT)
             except Exception as error:
                 self._put(error)
                 return
@@ -238,7 +241,7 @@ class _Terminal:
     def _view(self) -> View:
         notice, silent = self._notice, time.monotonic() - self._heard
         if silent > self._interval + PATIENCE:
-            notice = f"the bridge at {self._where} has not answered for {silent:.0f} s"
+            notice = f"the bridge has not answered for {silent:.0f} s"
         corner = f"q ends  {_clock()}"
         return View(self._track, self._where, time.monotonic(), corner, notice)
 
