@@ -39,7 +39,6 @@ class ModelState(msgspec.Struct, frozen=True):
     error: str | None = None
     memory_bytes: int | None = None
     restarts: int = 0
-    sessions: int = 0
 
 
 class BridgeState(msgspec.Struct, frozen=True):

@@ -224,7 +224,7 @@ def _models(reading: Reading, track: Track, rows: int) -> Table:
     table = _table(
         _names("MODEL"),
         _words("STATE"),
-        *map(_numbers, ("MEMORY", "TOKENS/S", "RUNNING", "SESSIONS", "RESTARTS")),
+        *map(_numbers, ("MEMORY", "TOKENS/S", "RUNNING", "RESTARTS")),
     )
     by_model = track.rates.by_model if track.rates else None
     for model in reading.models[:rows]:
@@ -234,7 +234,6 @@ def _models(reading: Reading, track: Track, rows: int) -> Table:
             size(model.memory_bytes),
             number(None if by_model is None else by_model.get(model.name, 0.0)),
             number(_running(reading, model)),
-            number(model.sessions),
             number(model.restarts),
         )
     return table

@@ -24,7 +24,7 @@ from typing import Literal, TypeAlias
 
 from py9p.client import RemoteError
 from py9p.messages import NinePError
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
 from ctl.address import CommandError, default_socket
@@ -231,10 +231,12 @@ class _Terminal:
     def _draw(self, live: Live) -> int:
         """Draw; how many lines there are for sessions."""
         # COLUMNS and LINES of the environment would hide that a window has another size now.
-        self._console.size = os.get_terminal_size(sys.stdout.fileno())
+        size = os.get_terminal_size(sys.stdout.fileno())
+        self._console.size = ConsoleDimensions(size.columns or 80, size.lines or 24)
         if self._track.last is not None:
-            size, ascii_only = self._console.size, self._console.options.ascii_only
-            view = draw(self._view(), size.width, size.height, ascii_only=ascii_only)
+            width, height = self._console.size
+            ascii_only = self._console.options.ascii_only
+            view = draw(self._view(), width, height, ascii_only=ascii_only)
             live.update(view, refresh=True)
         return _rows(self._console, self._track)
 

@@ -149,7 +149,13 @@ def test_it_follows_the_size_of_its_window(echo, terminal):
     shown.until(b" " * 150)
 
 
-def test_a_bridge_that_goes_away_and_comes_back_is_shown_again(serve, terminal, tmp_path):
+def test_a_terminal_that_knows_no_size_is_taken_for_one_of_80_columns(echo, terminal):
+    shown = terminal(echo)
+    shown.resize(0, 0)
+    assert b" " * 80 in shown.until(b"q ends", b"SESSION")
+
+
+def test_a_bridge_that_goes_away_and_comes_back_is_shown_again(serve, terminal):
     bridge = serve("--engine", "echo")
     shown = terminal(bridge)
     shown.until(b"q ends")
@@ -160,9 +166,9 @@ def test_a_bridge_that_goes_away_and_comes_back_is_shown_again(serve, terminal, 
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        while b"no bridge answers" in (seen := shown.until(b"q ends")):
-            pass
-        assert b"0 running" in seen
+        # A session that the bridge before did not have.
+        bridge.until(lambda: bridge.run("ask", "-s", "talk", "hello").returncode == 0)
+        shown.until(b"      1  idle")
         shown.type(b"q")
         assert shown.ended() == 0
     finally:
