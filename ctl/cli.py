@@ -155,7 +155,32 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     completion = commands.add_parser("completion", help="print what makes a shell complete llambo")
     completion.set_defaults(run=_completion)
     completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+
+    top = _client_command(commands, "top", "watch what the bridge is doing", _top)
+    top.add_argument(
+        "-d", "--delay", type=_delay, default=1.0, metavar="SECONDS",
+        help="between two readings (default: 1)",
+    )  # fmt: skip
+    top.add_argument("-n", "--count", type=_count, help="end after so many")
+    top.add_argument(
+        "-b", "--once", action="store_true",
+        help="print one screen as text, or COUNT of them; so do pipes",
+    )  # fmt: skip
     return parser
+
+
+def _delay(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text}: from 0.1 to 3600 seconds")
+    return seconds
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1")
+    return count
 
 
 def _client_command(
@@ -319,3 +344,10 @@ def _completion(args: argparse.Namespace) -> int:
 
     print(script(args.shell, sys.argv[0]))
     return 0
+
+
+def _top(args: argparse.Namespace) -> int:
+    from ctl.top import top
+
+    address, _ = _split(args.words, 0)
+    return _remote(lambda: top(address, args.delay, args.count, text=args.once))

@@ -47,10 +47,10 @@ class Files:
         self._client.close()
 
     def open(self, path: str, mode: int = int(OREAD)) -> int:
-        """A fid, walked and opened."""
-        fid = next(self._fids)
+        """A fid, walked and opened. An empty path is the root."""
+        fid, names = next(self._fids), path.split("/") if path else []
         # A walk that ends on its way is no error of 9P, but the fid is none then.
-        if len(self._client.walk(0, fid, path)) < len(path.split("/")):
+        if len(self._client.walk(0, fid, names)) < len(names):
             raise RemoteError(f"file not found: {path}")
         self._client.open(fid, mode)
         return fid
@@ -59,9 +59,22 @@ class Files:
         """The file as it comes, to its end."""
         fid = self.open(path)
         offset = 0
-        while data := self._client.read(fid, offset=offset):
+        while data := self.piece(fid, offset):
             offset += len(data)
             yield data
+        self.close(fid)
+
+    def piece(self, fid: int, offset: int) -> bytes:
+        """What an open file has at that offset, `room` bytes at most; empty at its end."""
+        return self._client.read(fid, offset=offset)
+
+    @property
+    def room(self) -> int:
+        """Bytes of a file that one message holds."""
+        return self._client.msize - IOHDRSZ
+
+    def close(self, fid: int) -> None:
+        """End an open."""
         self._client.clunk(fid)
 
     def read(self, path: str) -> bytes:
@@ -71,16 +84,21 @@ class Files:
     def write(self, path: str, data: bytes) -> None:
         """Write all of it through one open, and close that."""
         fid = self.open(path, int(OWRITE))
-        room = self._client.msize - IOHDRSZ
+        room = self.room
         for offset in range(0, len(data), room):
             self._client.write(fid, data[offset : offset + room], offset)
-        self._client.clunk(fid)
+        self.close(fid)
 
     def names(self, path: str) -> list[str]:
         """What a directory lists."""
-        data, names = self.read(path), []
-        while data:
-            size = 2 + int.from_bytes(data[:2], "little")
-            names.append(decode_dir(data[:size]).name)
-            data = data[size:]
-        return names
+        return names_in(self.read(path))
+
+
+def names_in(listing: bytes) -> list[str]:
+    """The names in what reading a directory gives."""
+    names, offset = [], 0
+    while offset < len(listing):
+        end = offset + 2 + int.from_bytes(listing[offset : offset + 2], "little")
+        names.append(decode_dir(listing[offset:end]).name)
+        offset = end
+    return names

@@ -92,8 +92,10 @@ def _clear_grammar(session: Session) -> None:
     session.settings = session.settings.with_grammar("")
 
 
+# A look at `status` or `usage` is no use of the session: else `llambo top` would keep alive
+# whatever it shows.
 def _status(session: Session) -> Handle:
-    return Generated(session, lambda: replies.line(session.bridge.status(session)))
+    return Snapshot(lambda: replies.line(session.bridge.status(session)))
 
 
 def _model(session: Session) -> Handle:
@@ -101,7 +103,7 @@ def _model(session: Session) -> Handle:
 
 
 def _usage(session: Session) -> Handle:
-    return Generated(session, lambda: replies.line(session.usage()))
+    return Snapshot(lambda: replies.line(session.usage()))
 
 
 def _logprobs(session: Session) -> Handle:

@@ -71,6 +71,9 @@ class Reloading:
         services: whose clients are limited. catalog_of: makes a catalog of the options. allow:
         called with a new number of connections.
         """
+        if self.file is None:
+            log.warning("SIGHUP: there is nothing to read again without --config")
+            return
         async with self._one_at_a_time:
             try:
                 # A folder that it names may lie on a disk that is away.

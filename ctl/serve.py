@@ -133,8 +133,9 @@ async def _serve(args: argparse.Namespace, reloading: Reloading) -> None:
     traces: list[Trace] = [TextTrace(log.debug)] if args.debug else []
     notifier = Notifier()
     limits = client_limits(args)
-    # Without a file SIGHUP is what it is to other programs: the terminal has gone.
-    hangup = [] if reloading.file is None else [signal.SIGHUP]
+    # Without a file, in a terminal, SIGHUP says that the terminal has gone.
+    reloads = reloading.file is not None or not sys.stderr.isatty()
+    hangup = [signal.SIGHUP] if reloads else []
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as signals:
         # The listeners first: a second bridge at the same socket ends here, and must not touch
         # the trace of the first.

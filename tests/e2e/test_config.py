@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from py9p.client import RemoteError
 
+from benchmarks.bridge import until
 from benchmarks.clients import DEADLINE
 from ctl.reload import BRIDGE, CLIENTS, ENGINE, LOG, MODELS
+from tests.conftest import started
 from tests.e2e.conftest import LLAMBO, ask
 
 MODEST = [] if os.getuid() else ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
@@ -236,9 +238,22 @@ def test_sighup_reaches_other_connections_only_if_they_are_new(serve, config):
             assert (before.msize, after.msize) == (8192, 4096)
 
 
-def test_without_a_file_sighup_ends_the_bridge(echo):
+def test_without_a_file_sighup_changes_nothing(echo):
     echo.process.send_signal(signal.SIGHUP)
-    assert echo.process.wait(DEADLINE) == -signal.SIGHUP
+    echo.until(lambda: "nothing to read again without --config" in echo.log.read_text())
+    with echo.files() as files:
+        assert ask(files, "hello") == "hello"
+
+
+def test_without_a_file_the_end_of_the_terminal_is_that_of_the_bridge(tmp_path):
+    master, terminal = os.openpty()
+    command = [LLAMBO, "serve", "--engine", "echo", "--socket", str(tmp_path / "9p")]
+    with started(command, stderr=terminal) as process:
+        assert until((tmp_path / "9p").exists)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(DEADLINE) == -signal.SIGHUP
+    os.close(master)
+    os.close(terminal)
 
 
 # docs/configuration.md
