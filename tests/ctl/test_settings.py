@@ -212,7 +212,7 @@ async def test_status_is_json_with_its_keys_in_order(client, mock_clock):
     text = await client.read("status")
     assert text.startswith(
         '{"status":"ok","message":"Model loaded: echo","session":{"id":0,"owner":"54321",'
-        '"state":"idle","error":null,"turns":1,"dropped":0,"loading":null},"model":{"name":"echo","path":"echo",'
+        '"state":"idle","error":null,"turns":1,"dropped":0,"loading":null,"request":1},"model":{"name":"echo","path":"echo",'
         '"state":"ready","progress":1.0,"error":null,"architecture":"echo","parameters":null,'
         '"quantization":null,"file_bytes":null,"memory_bytes":null,"n_ctx":8192,'
         '"n_ctx_train":8192,"chat_template":true,"engine":"echo","note":null,'
