@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ctl.address import CommandError, is_address
@@ -161,7 +162,7 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
         "-d", "--delay", type=_delay, default=1.0, metavar="SECONDS",
         help="between two readings (default: 1)",
     )  # fmt: skip
-    top.add_argument("-n", "--count", type=_count, help="end after so many")
+    top.add_argument("-n", "--count", type=_count, help="end after so many readings")
     top.add_argument(
         "-b", "--once", action="store_true",
         help="print one screen as text, or COUNT of them; so do pipes",
@@ -170,17 +171,17 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
 
 
 def _delay(text: str) -> float:
-    seconds = float(text)
-    if not 0.1 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text}: from 0.1 to 3600 seconds")
-    return seconds
+    with suppress(ValueError):
+        if 0.1 <= (seconds := float(text)) <= 3600:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is not from 0.1 to 3600 seconds")
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{text}: at least 1")
-    return count
+    with suppress(ValueError):
+        if (count := int(text)) >= 1:
+            return count
+    raise argparse.ArgumentTypeError(f"{text!r} is no number from 1")
 
 
 def _client_command(
