@@ -162,8 +162,6 @@ class _State(Collector):
     def _load(self) -> Iterator[Metric]:
         status, server = self._bridge.bridge_status(), self._bridge.server
         for name, text, value in (
-            ("requests_running", "Answers on their way.", status.running),
-            ("requests_queued", "Answers that wait to be begun.", status.queued),
             ("sessions", "Sessions.", status.sessions),
             ("fids", "Fids in use.", status.fids),
             ("rpcs_waiting", "9P requests that wait.", status.requests),
@@ -184,12 +182,22 @@ class _State(Collector):
         ready: dict[Labels, int] = {}
         memory: dict[Labels, int] = {}
         restarts: dict[Labels, int] = {}
+        running: dict[Labels, int] = {}
+        queued: dict[Labels, int] = {}
         for model in self._bridge.engine.models():
             label = (self._metrics.label(model.name),)
             ready[label] = ready.get(label, 0) + (model.state == "ready")
             memory[label] = memory.get(label, 0) + (model.memory_bytes or 0)
             restarts[label] = restarts.get(label, 0) + model.restarts
+            running.setdefault(label, 0)
+            queued.setdefault(label, 0)
+        for turn in self._bridge.turns:
+            label = (self._metrics.label(turn.model),)
+            which = queued if turn.state == "queued" else running
+            which[label] = which.get(label, 0) + 1
         for family, name, text, values in (
+            (GaugeMetricFamily, "requests_running", "Answers on their way.", running),
+            (GaugeMetricFamily, "requests_queued", "Answers that wait to be begun.", queued),
             (GaugeMetricFamily, "model_ready", "Whether it can answer.", ready),
             (GaugeMetricFamily, "model_memory_bytes", "What it takes.", memory),
             (CounterMetricFamily, "worker_restarts", "How often its worker died.", restarts),

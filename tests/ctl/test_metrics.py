@@ -62,7 +62,8 @@ async def test_tokens_of_a_running_answer_are_counted_as_they_come(slow, autojum
     await slow.write("prompt", "one two three four")
     await trio.sleep(1.2)
     found = await figures(slow)
-    assert found["llambo_requests_running"] == 1
+    assert found["llambo_requests_running{model=echo}"] == 1
+    assert found["llambo_requests_queued{model=echo}"] == 0
     assert found["llambo_completion_tokens_total{model=echo}"] == 2
 
 
