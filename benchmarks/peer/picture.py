@@ -15,6 +15,7 @@ from statistics import median
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from benchmarks.peer.figures import RESULTS, Row, kept, rounded
 
@@ -32,7 +33,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         [row for row in rows if not row.metric.more],
     ]
     panels = [panel for panel in panels if panel]
-    figure = Figure(figsize=(11, 1.7 + 0.42 * len(rows)), layout="constrained")
+    figure = Figure(
+        figsize=(11, 1.7 + 0.42 * len(rows)), layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.1)
+    )
     axes = figure.subplots(
         len(panels), 1, squeeze=False, height_ratios=[len(panel) + 1.2 for panel in panels]
     )
@@ -45,7 +48,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         "bridge / llama-server, median and range over the rounds (logarithmic); right: the medians",
         color=INK,
     )
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.1)
     figure.savefig(path, metadata={"Date": None})
 
 
