@@ -84,7 +84,7 @@ class Shell:
         self._terminal, its = pty.openpty()
         fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", HEIGHT, WIDTH, 0, 0))
         self._process = subprocess.Popen(
-            ["bash", "--norc", "--noprofile", "--noediting", "-i"], cwd=folder, stdin=its,
+            ["bash", "--norc", "--noprofile", "--noediting", "+H", "-i"], cwd=folder, stdin=its,
             stdout=its, stderr=its, start_new_session=True,
             env={**environ, "PS1": PROMPT.decode(), "TERM": "xterm-256color"},
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),

@@ -64,7 +64,11 @@ TABLE: dict[str, dict[str, Entry]] = {
             "tests/docs/test_table.py::test_make_runs_what_the_readme_says"
         ),
         "$ PATH=$PWD/.venv/bin:$PATH": Typed(
-            SMOL, words=("A file server, also known as a file storage device, is a …",)
+            SMOL,
+            words=(
+                "A file server, also known as a file storage device, is a type of hardware or "
+                "software that …",
+            ),
         ),
         "; bind -a '#C' /": Emu(SMOL),
         "% echo 'What is Plan 9?' | 9p -a 'unix!/tmp/llambo-0/9p' write prompt": Typed(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import re
 import subprocess
 
 import pytest
 
+from benchmarks.picture import COMMANDS, PICTURE
 from tests.docs.blocks import ROOT, blocks, pages
 from tests.docs.table import TABLE, By
 
@@ -67,3 +69,11 @@ def test_the_page_of_engines_shows_the_example_as_it_is():
     shown = [block for block in blocks("docs/engine.md") if block.language in ("toml", "python")]
     assert len(shown) == 2
     assert all(block.text in files for block in shown)
+
+
+def test_the_picture_is_of_these_commands_and_fetches_nothing():
+    picture = PICTURE.read_text()
+    text = html.unescape(re.sub("<[^>]*>", "", picture)).replace("\xa0", " ")
+    assert [command for command in COMMANDS if command not in text] == []
+    assert set(re.findall(r"https?:[^\s\"']*", picture)) == {"http://www.w3.org/2000/svg"}
+    assert "No such file" not in text
