@@ -50,6 +50,8 @@ Entry = Typed | Emu | By | NotRun
 PLAN9 = ("plan9port",)
 SMOL = "llama"
 TEN_LINES = "tests/fs9p/test_example.py::test_the_ten_line_server_serves_its_two_files"
+DEPLOY = "tests/e2e/test_deploy.py"
+CONFIG = "tests/e2e/test_config.py"
 LINUX = "tests/e2e/linux"
 LIMBO = "tests/e2e/limbo"
 CI = NotRun("what .ci/run does")
@@ -117,28 +119,60 @@ TABLE: dict[str, dict[str, Entry]] = {
         ),
     },
     "docs/command.md": {},
+    "docs/configuration.md": {
+        "$ llambo serve --print-config > llambo.toml     # every option with its default, and what "
+        "it does": By(f"{CONFIG}::test_the_first_commands_of_the_page_work"),
+        "# /etc/llambo/llambo.toml": By(
+            f"{CONFIG}::test_the_file_of_the_page_is_right_but_for_its_folders"
+        ),
+        "$ llambo serve --config /etc/llambo/llambo.toml --max-sessions 5 --print-config | grep "
+        "'  # '": By(
+            "tests/ctl/test_config.py"
+            "::test_what_is_printed_says_where_it_comes_from_if_that_is_no_default"
+        ),
+        "$ llambo serve --config llambo.toml": By(
+            f"{CONFIG}::test_the_errors_of_the_page_are_what_is_said"
+        ),
+        "llambo: llambo.toml read again: max-sessions 256 → 1000; needs a restart: tcp": By(
+            f"{CONFIG}::test_sighup_takes_over_what_can_be_changed"
+        ),
+    },
     "docs/deploy.md": {
         "useradd --system llambo": NotRun("it changes the users of the machine"),
         "OPTIONS=--model SmolLM2-135M-Instruct.Q4_1 --max-sessions 1000": By(
-            "tests/e2e/test_deploy.py::test_systemd_runs_a_pool_of_bridges_from_the_template"
+            f"{DEPLOY}::test_systemd_runs_a_pool_of_bridges_from_the_template"
         ),
-        "# /etc/systemd/system/llambo.service": By(
-            "tests/e2e/test_deploy.py::test_systemd_finds_nothing_wrong_with_the_units"
+        "cp examples/systemd/llambo.service /etc/systemd/system": By(
+            f"{DEPLOY}::test_the_real_model_answers_in_the_sandbox"
         ),
-        "# /etc/systemd/system/llambo@.service": By(
-            "tests/e2e/test_deploy.py::test_systemd_runs_a_pool_of_bridges_from_the_template"
+        "mkdir -p ~/.config/systemd/user": By(f"{DEPLOY}::test_a_user_runs_a_bridge_of_his_own"),
+        "cp examples/systemd/llambo@.service /etc/systemd/system": By(
+            f"{DEPLOY}::test_systemd_runs_a_pool_of_bridges_from_the_template"
         ),
-        "systemctl enable --now llambo@0 llambo@1 llambo@2 llambo@3": By(
-            "tests/e2e/test_deploy.py::test_systemd_runs_a_pool_of_bridges_from_the_template"
+        "cp examples/systemd/llambo*.socket /etc/systemd/system": By(
+            f"{DEPLOY}::test_the_first_client_of_a_socket_starts_the_service"
+        ),
+        "# a GPU (NVIDIA; others have /dev/dri)": By(
+            f"{DEPLOY}::test_the_other_drop_ins_are_sound"
+        ),
+        "# TCP on loopback: --tcp, --metrics-http": By(
+            f"{DEPLOY}::test_the_drop_in_for_tcp_lets_prometheus_in"
+        ),
+        "# models somewhere else, in a home of somebody too": By(
+            f"{DEPLOY}::test_the_other_drop_ins_are_sound"
+        ),
+        '{"time":"2026-11-23T17:20:26.627+00:00","level":"info","logger":"llambo.request",': NotRun(
+            "a line of the log"
+        ),
+        "# prometheus.yml": By(
+            "tests/e2e/test_metrics.py::test_prometheus_scrapes_a_bridge_and_answers_the_dashboard"
         ),
         "[Service]": NotRun("settings of systemd alone"),
         "# ask COMMAND: the reply of a bridge of the pool": By(
-            "tests/e2e/test_deploy.py::test_the_shell_function_finds_a_bridge_that_answers"
+            f"{DEPLOY}::test_the_shell_function_finds_a_bridge_that_answers"
         ),
         "# idlest: the address of the bridge of the pool with the fewest answers running and "
-        "waiting": By(
-            "tests/e2e/test_deploy.py::test_the_shell_function_finds_the_bridge_with_least_to_do"
-        ),
+        "waiting": By(f"{DEPLOY}::test_the_shell_function_finds_the_bridge_with_least_to_do"),
         "load std": By(
             "tests/e2e/test_inferno.py::test_a_mount_with_new_is_a_session_that_ends_with_it"
         ),
@@ -165,6 +199,14 @@ TABLE: dict[str, dict[str, Entry]] = {
         "import time": By(TEN_LINES),
         "$ 9p -a 'unix!/tmp/hello/socket' ls -l /": By(TEN_LINES),
         "def read(self, offset, count):": NotRun("a piece of a class"),
+    },
+    "docs/install.md": {
+        "python3 -m venv ~/llambo": By(
+            "tests/e2e/test_wheel.py::test_the_commands_of_the_page_leave_one_that_answers"
+        ),
+        "$ llambo --version": By(
+            "tests/e2e/test_start.py::test_the_page_on_installing_shows_what_version_prints"
+        ),
     },
     "docs/line.md": {
         "$ llambo serve --line-socket /tmp/llambo-0/line": By(
@@ -194,10 +236,23 @@ TABLE: dict[str, dict[str, Entry]] = {
         ".venv/bin/python -m benchmarks.peer --rounds 2 --cases 10,shared": LONG,
         "make bench-overhead": LONG,
     },
+    "docs/pull.md": {
+        "$ llambo pull bartowski/SmolLM2-360M-Instruct-GGUF": By(
+            "tests/e2e/pull/test_pull.py::test_pull_prints_the_path_and_how_to_load_it"
+        )
+    },
     "docs/reliability.md": {
         "make fuzz": LONG,
         ".venv/bin/python -m benchmarks.connections": LONG,
         "make soak                                            # ten minutes": LONG,
     },
     "docs/security.md": {},
+    "docs/top.md": {
+        "llambo top [-d SECONDS] [-n COUNT] [-b] [ADDRESS]": By(
+            "tests/e2e/test_top.py::test_a_pipe_gets_one_screen_of_text"
+        ),
+        "llambo 0.1.0, up 33 s, at /run/user/1000/llambo/9p              q ends  17:50:02": By(
+            "tests/ctl/test_top.py::test_a_bridge_is_drawn"
+        ),
+    },
 }

@@ -65,7 +65,7 @@ def test_its_argument_is_checked_and_unknown_engines_are_told_of_it(installed, t
         )  # fmt: skip
         return done.returncode, done.stderr
 
-    sentence = "llambo: invalid engine upside:fast: it takes characters a second\n"
-    assert refused("upside:fast") == (1, sentence)
-    known = "llambo: no engine 'nonsense': there are llama, echo, echo:RATE and upside\n"
-    assert refused("nonsense") == (1, known)
+    sentence = "llambo: --engine: invalid engine upside:fast: it takes characters a second\n"
+    assert refused("upside:fast") == (2, sentence)
+    known = "llambo: --engine: no engine 'nonsense': there are llama, echo, echo:RATE and upside\n"
+    assert refused("nonsense") == (2, known)
