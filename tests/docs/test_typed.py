@@ -91,7 +91,7 @@ def test_infernos_shell_prints_what_the_page_shows(block, entry, bridges):
     try:
         for step in steps(block):
             command = adapted(step.typed, socket).replace(" SOCKET ", f" {socket} ")
-            printed = "".join(emu.do(command.replace("{os llambo ", f"{{os {LLAMBO} ")))
+            printed, _ = emu.do(command.replace("{os llambo ", f"{{os {LLAMBO} "))
             assert alike(step.shown, printed), (step, printed)
     finally:
         emu.end()
