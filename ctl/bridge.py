@@ -159,7 +159,7 @@ class Bridge:
                 status = await self.engine.load(name, load.path, options)
         except BaseException as error:
             log.warning("loading %s failed: %s", name, str(error) or "interrupted")
-            self._restore(name, before)
+            self._restore(name, load, before)
             raise
         if name not in self._loads:
             # FREE came before the engine knew of it.
@@ -188,9 +188,11 @@ class Bridge:
             for session in self._all_sessions()
         )
 
-    def _restore(self, name: str, before: Loaded | None) -> None:
+    def _restore(self, name: str, load: Loaded, before: Loaded | None) -> None:
         """A load was refused or interrupted: go back to what there was under its name, which
         the next question loads again if it is unloaded by now."""
+        if self._loads.get(name) is not load:
+            return  # another LOAD has taken its place, which is what interrupted it
         if before is not None:
             self._loads[name] = before
         elif self.engine.status(name) is None:

@@ -93,12 +93,13 @@ def _of_models(args: argparse.Namespace) -> Iterator[Fault]:
             yield Fault("models", f"{_quoted(folder)} may not be read")
     try:
         # One that is made starts nothing before its block is entered.
-        kind = engine.create(args.engine).kind
+        reads_files = engine.create(args.engine).reads_files
     except engine.EngineError as error:
         yield Fault("engine", str(error))
         return
     model = args.model
-    if kind == "llama" and model is not None and os.path.isabs(model) and not os.path.isfile(model):
+    absolute = model is not None and os.path.isabs(model)
+    if reads_files and absolute and not os.path.isfile(model):
         yield Fault("model", f"{_quoted(model)} is not a file")
 
 

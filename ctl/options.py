@@ -37,8 +37,8 @@ def add_options(serve: argparse.ArgumentParser) -> None:
         help="a directory of GGUF files; may be repeated",
     )  # fmt: skip
     what.add_argument(
-        "--engine", default="llama", metavar="llama|echo[:RATE]",
-        help="what answers (default: %(default)s)",
+        "--engine", default="llama", metavar="llama|echo[:RATE]|NAME[:ARGUMENT]",
+        help="what answers; NAME is of one that another package brings (default: %(default)s)",
     )  # fmt: skip
     what.add_argument(
         "--max-models", type=POSITIVE, default=MAX_MODELS, metavar="N",

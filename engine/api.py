@@ -297,7 +297,11 @@ class Engine(Protocol):
     the block it works, at its end every process of it is gone."""
 
     kind: str
-    """``llama`` or ``echo``: the `engine` of a `ModelStatus`."""
+    """Its name, such as ``llama`` or ``echo``: the `engine` of a `ModelStatus`."""
+
+    reads_files: bool
+    """Whether a model is a GGUF file. Where it is not, every name and every path is a model, and
+    the path that `load` gets is what the user wrote."""
 
     async def __aenter__(self) -> Engine: ...
 

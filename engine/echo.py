@@ -55,6 +55,7 @@ class EchoEngine:
     """
 
     kind = "echo"
+    reads_files = False
 
     def __init__(self, rate: float | None = None, *, max_models: int = MAX_MODELS) -> None:
         self._rate = rate

@@ -54,6 +54,7 @@ class LlamaEngine:
     """
 
     kind = "llama"
+    reads_files = True
 
     def __init__(
         self,

@@ -5,6 +5,6 @@
 - `sessions`: one conversation over one connection, 9P or HTTP, and many followed by one thread
 - `sides`: the two servers, started for a case and ended after it
 - `figures`: ratios, the table, JSON
-- `picture`: docs/bench.png
+- `picture`: docs/performance.svg, also of a `peer.json` that there is
 - `tune`: apart from these, finds the best settings of llama-server
 """

@@ -22,11 +22,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.peer.cases import CASES, Case, Found, Texts, texts
-from benchmarks.peer.figures import Row, oddities, rows, settings, table
+from benchmarks.peer.figures import RESULTS, Row, oddities, rows, settings, table
 from benchmarks.peer.sides import MODEL, THREADS, Others, Side, ours, peer
-
-RESULTS = Path(__file__).parent.with_name("peer.json")
-PICTURE = Path(__file__).parents[2] / "docs" / "bench.png"
 
 
 def prepare(seed: str, rounds: int) -> tuple[bool, list[str], list[Texts]]:
@@ -117,7 +114,7 @@ def keep(
     found: list[Row], cases: list[Case], libraries: list[str], odd: list[str], repack: bool
 ) -> None:
     """Write peer.json, and the picture."""
-    from benchmarks.peer.picture import draw
+    from benchmarks.peer.picture import PICTURE, draw
 
     RESULTS.write_text(
         json.dumps(

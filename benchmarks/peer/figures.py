@@ -6,12 +6,17 @@ within the round, because the speed of a machine wanders between rounds.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.peer.cases import Case, Found, Metric
+from benchmarks.peer.cases import CASES, Case, Found, Metric
+
+RESULTS = Path(__file__).parent.with_name("peer.json")
+"""What the last whole run of the benchmark has kept."""
 
 DISTURBED = 0.05
 """Processors that others may take before it is told."""
@@ -81,6 +86,20 @@ def rows(case: Case, rounds: list[tuple[Found, Found]]) -> list[Row]:
             tuple(its.figures[metric.name] for _, its in rounds),
         )
         for metric in case.metrics
+    ]
+
+
+def kept(text: str) -> list[Row]:
+    """The rows of a `peer.json`, with the bars of today. Raises `KeyError` where it has a case or
+    a metric that there is no more."""
+    known = {(case.key, metric.name): (case, metric) for case in CASES for metric in case.metrics}
+    return [
+        Row(
+            *known[row["case"], row["metric"]],
+            ours=tuple(row["bridge"]),
+            peer=tuple(row["llama_server"]),
+        )
+        for row in json.loads(text)["rows"]
     ]
 
 

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from benchmarks.bridge import serving
 from benchmarks.peer.cases import CASES, Found, Metric, gaps_within
-from benchmarks.peer.figures import Row, oddities, rows, table
+from benchmarks.peer.figures import RESULTS, Row, kept, oddities, rounded, rows, table
 from benchmarks.peer.prompts import text
 from benchmarks.peer.sessions import Answer, EventStream, Mounted, Posted, ask_together
 from benchmarks.peer.sides import mapped_libraries, rollup
@@ -148,3 +149,13 @@ def test_of_what_is_mapped_only_libraries_that_compute_are_compared():
         "7f50-7f60 rw-p 00000000 00:00 0 [heap]\n"
     )
     assert {path.name for path in mapped_libraries(maps)} == {"libllama.so.0", "libggml-cpu.so.0"}
+
+
+def test_the_page_and_the_picture_tell_the_figures_that_are_kept():
+    found = kept(RESULTS.read_text())
+    docs = Path(__file__).parents[2] / "docs"
+    assert table(found) in (docs / "performance.md").read_text()
+    picture = (docs / "performance.svg").read_text()
+    for row in found:
+        medians = f"{rounded(median(row.ours))} : {rounded(median(row.peer))}"
+        assert f">{row.ratio:.2f}  ({medians} {row.metric.unit}" in picture

@@ -161,6 +161,26 @@ async def test_the_first_load_is_everybodys_model_at_once(stubs):
     assert (await two.json("model"))["name"] == ""
 
 
+async def test_a_load_that_takes_the_place_of_the_first_is_not_forgotten_with_it(stubs):
+    one, two = Client(stubs, "new"), Client(stubs, "new")
+
+    async def first():
+        with pytest.raises(EngineError, match="loaded anew"):
+            await stubs.load("slow-load", anywhere=True)
+
+    async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as until_it_fails:
+            until_it_fails.start_soon(first)
+            while not states(stubs):
+                await trio.lowlevel.checkpoint()
+            nursery.start_soon(two.write, "ctl", "LOAD slow-load n_ctx=64")
+        while not states(stubs):
+            await trio.lowlevel.checkpoint()
+        model = await one.json("model")
+        assert (model["name"], model["state"]) == ("slow-load", "loading")
+        nursery.cancel_scope.cancel()
+
+
 async def test_params_read_before_the_model_is_loaded_are_no_raw_ones(stubs):
     client = Client(stubs)
     assert "format chat\n" in await client.read("params")
