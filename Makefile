@@ -32,6 +32,7 @@ test: .venv/.test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/mypy examples/hellofs.py
+	$(BIN)/mypy examples/engine/upside.py
 	$(BIN)/mypy -p benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/pytest

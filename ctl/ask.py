@@ -48,7 +48,7 @@ def ask(files: Files, prompt: bytes, out: BinaryIO, err: TextIO) -> int:
                 raise piece
             if not piece:
                 break
-            out.write(piece)
+            out.write(_harmless(piece) if out.isatty() else piece)
             out.flush()
             last = piece
         except KeyboardInterrupt:
@@ -63,6 +63,17 @@ def ask(files: Files, prompt: bytes, out: BinaryIO, err: TextIO) -> int:
     _end_line(last, out)
     err.write(_summary(files) + "\n")
     return INTERRUPTED if interrupted.is_set() else 0
+
+
+_CONTROLS = {
+    code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"
+}
+
+
+def _harmless(piece: bytes) -> bytes:
+    """What may go to a terminal: a model can be made to say escape sequences, too. The bridge
+    cuts an answer between characters."""
+    return piece.decode(errors="replace").translate(_CONTROLS).encode()
 
 
 def _end_line(last: bytes, out: BinaryIO) -> None:
