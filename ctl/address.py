@@ -44,23 +44,30 @@ def _is_socket(path: str) -> bool:
         return False
 
 
+def parse(address: str) -> str | tuple[str, int]:
+    """The path of a socket, or a host and a port. Raises `CommandError`."""
+    kind, _, rest = address.partition("!")
+    if kind == "tcp" and rest:
+        host, _, port = rest.rpartition("!")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise CommandError(f"{address}: a TCP address is tcp!HOST!PORT")
+        return host, int(port)
+    return rest if kind == "unix" and rest else address
+
+
 def connect(address: str | None) -> socket.socket:
     """A connected stream socket for a path, ``unix!PATH`` or ``tcp!HOST!PORT``.
 
     Raises `CommandError`.
     """
     address = address or default_socket()
-    kind, _, rest = address.partition("!")
+    where = parse(address)
     try:
-        if kind == "tcp" and rest:
-            host, _, port = rest.rpartition("!")
-            if not host or not port.isdecimal() or int(port) > 65535:
-                raise CommandError(f"{address}: a TCP address is tcp!HOST!PORT")
-            return socket.create_connection((host, int(port)))
-        path = rest if kind == "unix" and rest else address
+        if isinstance(where, tuple):
+            return socket.create_connection(where)
         sock = socket.socket(socket.AF_UNIX)
         try:
-            sock.connect(path)
+            sock.connect(where)
         except OSError:
             sock.close()
             raise

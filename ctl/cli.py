@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ctl.address import CommandError, is_address
+from ctl.address import CommandError, default_socket, is_address
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -167,6 +167,30 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
         "-b", "--once", action="store_true",
         help="print one screen as text, or COUNT of them; so do pipes",
     )  # fmt: skip
+
+    mount = _client_command(
+        commands, "mount", "mount a bridge on a directory", _mount, "[ADDRESS] DIR"
+    )
+    mount.add_argument(
+        "-n", "--dry-run", action="store_true", help="only print the command that would mount"
+    )
+    mount.add_argument(
+        "-a", "--aname", default="", metavar="NAME",
+        help="the session at the root: new, a name or a number (default: your main session)",
+    )  # fmt: skip
+    mount.add_argument(
+        "--with", dest="mounter", choices=("kernel", "9pfuse"),
+        help="mount with the kernel's 9p, or with plan9port's 9pfuse (default: the first of them "
+        "that works here)",
+    )  # fmt: skip
+    umount = commands.add_parser("umount", help="undo a mount")
+    umount.set_defaults(run=_umount)
+    umount.add_argument("directory", metavar="DIR")
+    for each in (mount, umount):
+        each.add_argument(
+            "--timeout", type=_seconds, default=10, metavar="SECONDS",
+            help="how long a mount may take to answer (default: %(default)g)",
+        )  # fmt: skip
     return parser
 
 
@@ -195,6 +219,16 @@ def _client_command(
     parser.set_defaults(run=run)
     parser.add_argument("words", nargs="*", metavar=words, help=f"ADDRESS: {_ADDRESS}")
     return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
 
 
 def _split(words: list[str], most: int) -> tuple[str | None, list[str]]:
@@ -352,3 +386,19 @@ def _top(args: argparse.Namespace) -> int:
 
     address, _ = _split(args.words, 0)
     return _remote(lambda: top(address, args.delay, args.count, text=args.once))
+
+
+def _mount(args: argparse.Namespace) -> int:
+    from ctl.mount import Request, mount
+
+    address, words = _split(args.words, 1)
+    if not words:
+        raise CommandError("mount: on which directory? llambo mount [ADDRESS] DIR")
+    request = Request(address or default_socket(), words[0], args.aname, args.mounter)
+    return _remote(mount, request, args.timeout, args.dry_run)
+
+
+def _umount(args: argparse.Namespace) -> int:
+    from ctl.umount import umount
+
+    return umount(args.directory, args.timeout)
