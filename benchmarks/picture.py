@@ -37,7 +37,7 @@ PROMPT = b"\x1b[1;32m$ \x1b[0m"
 COMMANDS = (
     "llambo serve 2>log &",
     "llambo ask -p seed=1 'What is a file server?'",
-    '9pfuse "unix!$LLAMBO_SOCKET" mnt',
+    "llambo mount mnt",
     "ls mnt",
     "echo 'seed 1' > mnt/params",
     "echo 'Write a haiku about files.' > mnt/prompt; cat mnt/output; echo",

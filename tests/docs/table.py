@@ -53,6 +53,7 @@ TEN_LINES = "tests/fs9p/test_example.py::test_the_ten_line_server_serves_its_two
 DEPLOY = "tests/e2e/test_deploy.py"
 CONFIG = "tests/e2e/test_config.py"
 LINUX = "tests/e2e/linux"
+MOUNT = "tests/e2e/test_mount.py"
 LIMBO = "tests/e2e/limbo"
 CI = NotRun("what .ci/run does")
 LONG = NotRun("it takes minutes; tests/benchmarks and tests/fs9p run the parts of it")
@@ -76,10 +77,7 @@ TABLE: dict[str, dict[str, Entry]] = {
         "% echo 'What is Plan 9?' | 9p -a 'unix!/tmp/llambo-0/9p' write prompt": Typed(
             SMOL, needs=PLAN9
         ),
-        "$ mkdir mnt; 9pfuse 'unix!/tmp/llambo-0/9p' mnt": Typed(SMOL, needs=PLAN9),
-        "# mount -t 9p -o trans=unix,uname=$USER /tmp/llambo-0/9p mnt": By(
-            f"{LINUX}/test_users.py::test_a_mount_of_the_socket_speaks_9p2000u"
-        ),
+        "$ mkdir mnt; llambo mount mnt": Typed(SMOL, needs=PLAN9),
         "$ llambo serve --line-socket /tmp/llambo-0/line &": Typed(None, needs=("nc",)),
         "fs9p/     a 9P2000 server library for trio: bytes ⇄ messages ⇄ fids ⇄ nodes. "
         "Knows no model.": NotRun("the rooms"),
@@ -235,6 +233,19 @@ TABLE: dict[str, dict[str, Entry]] = {
         "make bench-peer": LONG,
         ".venv/bin/python -m benchmarks.peer --rounds 2 --cases 10,shared": LONG,
         "make bench-overhead": LONG,
+    },
+    "docs/mount.md": {
+        "llambo mount  [-n] [-a NAME] [--with kernel|9pfuse] [--timeout SECONDS] [ADDRESS] DIR": By(
+            "tests/docs/test_command.py::test_every_option_of_a_command_is_in_its_line"
+        ),
+        "$ mkdir mnt": By(
+            f"{MOUNT}::test_it_says_what_mounts_with_which_command_and_what_is_there"
+        ),
+        "# llambo mount /run/user/1000/llambo/9p /n/llm": By(
+            f"{LINUX}/test_mount.py::test_root_mounts_with_the_kernel"
+        ),
+        "$ llambo umount mnt": By(f"{MOUNT}::test_what_uses_it_is_named"),
+        "$ llambo mount mnt": By(f"{MOUNT}::test_where_no_bridge_is_nothing_is_mounted"),
     },
     "docs/pull.md": {
         "$ llambo pull bartowski/SmolLM2-360M-Instruct-GGUF": By(

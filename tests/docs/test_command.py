@@ -12,7 +12,7 @@ from tests.docs.blocks import ROOT
 
 PAGE = (ROOT / "docs/command.md").read_text()
 
-COMING = {"mount", "umount", "--no-caches"}
+COMING = {"--no-caches"}
 """Of branches that are not merged yet; what is there has to go from here."""
 
 
@@ -37,7 +37,7 @@ def test_every_command_is_in_the_page(parser):
 
 def test_every_option_of_a_command_is_in_its_line(parser):
     for name, command in commands(parser).items():
-        [line] = re.findall(rf"^\| `llambo {name}\b([^|]*)", PAGE, re.MULTILINE)
+        [line] = re.findall(rf"^\| `llambo {name}\b((?:\\\||[^|])*)", PAGE, re.MULTILINE)
         told = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", line))
         # The short one, where there is one.
         there = {
