@@ -355,3 +355,6 @@ class Engine(Protocol):
 
     def models(self) -> list[ModelStatus]:
         """Every model that is loaded, loading, failed, or unloaded for another."""
+
+    def room(self) -> int:
+        """Bytes of memory there would be for one more model, with all unloaded that are idle."""

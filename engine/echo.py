@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 import trio
 
+from engine import memory
 from engine.api import (
     MAX_MODELS,
     Answer,
@@ -101,6 +102,10 @@ class EchoEngine:
     def models(self) -> list[ModelStatus]:
         """See `engine.api.Engine.models`."""
         return [model.status() for model in self._models.values()]
+
+    def room(self) -> int:
+        """See `engine.api.Engine.room`."""
+        return memory.available()
 
     @asynccontextmanager
     async def generate(self, name: str, request: Request) -> AsyncIterator[Answer]:

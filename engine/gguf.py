@@ -10,15 +10,19 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine import memory, metadata
 from engine.api import KV_TYPES, EngineError, LoadOptions, cache_size, scores_size
+from engine.metadata import Header
 
 _ON_CPU = re.compile(r"libggml(-base|-cpu.*|-blas|-rpc)?")
 """The libraries of ggml that use no GPU; each backend is one of its own."""
+
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII)
 
 _MB = 1_000_000
 
@@ -49,7 +53,18 @@ def examine(path: str, options: LoadOptions) -> Need:
     Raises `EngineError`, one sentence with the cause and the path, if it is no GGUF file or
     cannot be read. Touches the disk: call it in a thread.
     """
-    try:
+    found = header(path)
+    with _naming(path):
+        return need(found, sum(os.stat(part).st_size for part in parts(path)), options)
+
+
+def header(path: str, *, whole: bool = False) -> Header:
+    """What the header of the GGUF file at ``path`` says; see `metadata.read`. Of a model in parts
+    the first has all but most tensors: whole adds those of the others up.
+
+    Raises `EngineError` as `examine` does.
+    """
+    with _naming(path):
         info = os.stat(path)
         if stat.S_ISDIR(info.st_mode):
             raise EngineError(f"a directory, not a GGUF file: {path}")
@@ -58,20 +73,54 @@ def examine(path: str, options: LoadOptions) -> Need:
             raise EngineError(f"not a regular file: {path}")
         with Path(path).open("rb") as file:
             _check_header(file.read(_HEADER.size), path)
-            sizes = metadata.sizes(file)
-    except FileNotFoundError:
-        raise EngineError(f"no such file: {path}") from None
-    except PermissionError:
-        raise EngineError(f"permission denied: {path}") from None
-    except (OSError, ValueError) as error:
-        raise EngineError(f"i/o error: {error}") from error
+            found = metadata.read(file, whole=whole)
+    if whole and found.whole:
+        others = [header(part, whole=True) for part in parts(path)[1:]]
+        found.parameters = sum(each.parameters or 0 for each in (found, *others)) or None
+    return found
+
+
+def need(header: Header, file: int, options: LoadOptions) -> Need:
+    """What a model of ``file`` bytes with that header will take when it is loaded so."""
+    sizes = header.sizes
     _, n_cells = cache_size(options, metadata.number(sizes, "context_length"))
     on_gpu = options.n_gpu_layers != 0 and _offloads()
     cell_bytes = metadata.cell_elements(sizes) * KV_TYPES[options.kv_type] / 8
     n_head = metadata.number(sizes, "attention.head_count")
     cell_bytes += scores_size(options, n_head, on_gpu=on_gpu)
     cache = 0 if on_gpu else int(max(n_cells, 0) * cell_bytes)
-    return Need(info.st_size, n_cells, cache)
+    return Need(file, n_cells, cache)
+
+
+def split(name: str) -> tuple[str, int, int] | None:
+    """What a file that is a part of a model is named by: the model's name, which part it is, from
+    1, and how many there are. None if it is no part. Source: llama_split_path of llama.cpp."""
+    match = _PART.fullmatch(name)
+    return (match[1], int(match[2]), int(match[3])) if match else None
+
+
+def parts(path: str) -> list[str]:
+    """The paths of all parts of a model, given the first; of one in a single file, that."""
+    folder, name = os.path.split(path)
+    first = split(name)
+    if first is None or first[1] != 1:
+        return [path]
+    prefix, _, count = first
+    names = (f"{prefix}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1))
+    return [os.path.join(folder, name) for name in names]
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Make one sentence of what the system says of a path."""
+    try:
+        yield
+    except FileNotFoundError as missing:
+        raise EngineError(f"no such file: {missing.filename or path}") from None
+    except PermissionError:
+        raise EngineError(f"permission denied: {path}") from None
+    except (OSError, ValueError) as error:
+        raise EngineError(f"i/o error: {error}") from error
 
 
 def _offloads() -> bool:

@@ -170,6 +170,10 @@ class LlamaEngine:
         """See `engine.api.Engine.models`."""
         return [self._status(model) for model in self._models.values()]
 
+    def room(self) -> int:
+        """See `engine.api.Engine.room`."""
+        return self._possible("")
+
     def _ask(self, model: Model, answer: Wanted, request: Request | str) -> None:
         if model.given_up:
             answer.fail(model.error or "")
@@ -202,10 +206,9 @@ class LlamaEngine:
         """
         while True:
             others = [m for m in self._models.values() if m.takes_room and m.name != name]
+            check_fits(path, need, self._possible(name))
             idle = sorted((m for m in others if m.idle), key=lambda model: model.used)
             available = self._available(name)
-            possible = available + sum(model.resident().total for model in idle)
-            check_fits(path, need, possible)
             if len(others) < self.max_models and need.total <= available:
                 return
             if not idle:
@@ -213,6 +216,11 @@ class LlamaEngine:
             logger.info("unloading %s to make room for %s", idle[0].name, name)
             rest = idle[0].at_rest(unloaded_for(name))
             await self._retire(idle[0], f"model {idle[0].name} was unloaded", rest)
+
+    def _possible(self, name: str) -> int:
+        """`_available`, with the other models unloaded that are idle."""
+        idle = (model for model in self._models.values() if model.idle and model.name != name)
+        return self._available(name) + sum(model.resident().total for model in idle)
 
     def _available(self, name: str) -> int:
         """Bytes of memory there are for a model of this name, its own old worker gone."""

@@ -16,6 +16,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from engine.api import Chat, EngineError, LoadOptions, Raw
 from engine.gguf import refusal
 from engine.llama.native import C, errors, reason
+from engine.metadata import FILE_TYPES
 from engine.template import ChatTemplate
 
 
@@ -34,7 +35,7 @@ class Model:
         self.n_vocab: int = C.llama_vocab_n_tokens(self.vocab)
         self.architecture = self._meta("general.architecture")
         self.parameters: int = C.llama_model_n_params(self.pointer)
-        self.quantization: str = C.llama_ftype_name(C.llama_model_ftype(self.pointer)).decode()
+        self.quantization = self._quantization()
         self.n_ctx_train: int = C.llama_model_n_ctx_train(self.pointer)
         self.pooling = self._pooling()
         """llama.cpp's pooling type, where the file names one that makes a vector of a text. Such
@@ -211,6 +212,11 @@ class Model:
             ),
             markers=(text for text in user_defined if not text.isspace() and text in source),
         )
+
+    def _quantization(self) -> str:
+        """As files are named; llama.cpp's words where it guesses."""
+        number = C.llama_model_ftype(self.pointer)
+        return FILE_TYPES.get(number) or C.llama_ftype_name(number).decode()
 
     def _pooling(self) -> int | None:
         pooling = self._meta(f"{self.architecture}.pooling_type")

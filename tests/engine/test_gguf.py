@@ -32,6 +32,18 @@ def test_a_gguf_file_is_measured(file):
     assert examine(str(file(HEADER + bytes(92))), LoadOptions()).file == 100
 
 
+def test_a_model_in_parts_is_measured_as_a_whole(tmp_path):
+    for number in (1, 2):
+        (tmp_path / f"m-0000{number}-of-00002.gguf").write_bytes(HEADER + bytes(92))
+    assert examine(str(tmp_path / "m-00001-of-00002.gguf"), LoadOptions()).file == 200
+
+
+def test_a_part_that_is_missing_is_named(tmp_path):
+    first, second = (tmp_path / f"m-0000{number}-of-00002.gguf" for number in (1, 2))
+    first.write_bytes(HEADER)
+    assert refusal(first) == f"no such file: {second}"
+
+
 def test_a_missing_file_is_named(tmp_path):
     assert refusal(tmp_path / "none.gguf") == f"no such file: {tmp_path}/none.gguf"
 

@@ -4,50 +4,18 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
-import io
-import struct
 from types import SimpleNamespace
 
 import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from engine import LoadOptions, memory, metadata
 from engine.gguf import Need, examine
-
-
-def text(value: str) -> bytes:
-    return struct.pack("<Q", len(value)) + value.encode()
-
-
-def u32(value: int) -> bytes:
-    return struct.pack("<II", 4, value)
-
-
-def array(*values: int) -> bytes:
-    return struct.pack(f"<IIQ{len(values)}I", 9, 4, len(values), *values)
-
-
-def gguf(**pairs: bytes) -> bytes:
-    """What stands in a file behind its version."""
-    body = b"".join(text(key.replace("__", ".")) + value for key, value in pairs.items())
-    return struct.pack("<QQ", 0, len(pairs)) + body
-
-
-SMALL = {
-    "general__name": struct.pack("<I", 8) + text("small"),
-    "x__rope__freq": struct.pack("<If", 6, 1.5),
-    "x__block_count": u32(3),
-    "x__context_length": u32(512),
-    "x__embedding_length": u32(64),
-    "x__attention__head_count": u32(8),
-    "x__attention__head_count_kv": u32(2),
-}
+from tests.engine.header import SMALL, array, gguf, read, u32
 
 
 def cell_elements(**changed: bytes) -> int:
-    return metadata.cell_elements(metadata.sizes(io.BytesIO(gguf(**SMALL | changed))))
+    return metadata.cell_elements(read(gguf(**SMALL | changed)).sizes)
 
 
 def test_a_token_takes_a_key_and_a_value_for_every_head_of_every_layer():
@@ -63,18 +31,8 @@ def test_every_layer_may_have_another_number_of_heads():
     assert cell_elements(x__attention__head_count_kv=array(1, 0, 4)) == (1 + 0 + 4) * (8 + 8)
 
 
-def test_what_comes_behind_the_vocabulary_is_not_looked_at():
-    sizes = metadata.sizes(io.BytesIO(gguf(tokenizer__ggml__tokens=array(1), x__late=u32(1))))
-    assert sizes == {}
-
-
 def test_without_sizes_nothing_is_known_of_the_cache():
     assert metadata.cell_elements({}) == 0
-
-
-@given(data=st.binary(max_size=200) | st.integers(0, 300).map(lambda n: gguf(**SMALL)[:n]))
-def test_whatever_stands_in_a_file_is_no_error(data):
-    metadata.cell_elements(metadata.sizes(io.BytesIO(data)))
 
 
 def test_the_need_of_the_default_model_is_what_llama_cpp_takes(smol):
