@@ -13,6 +13,10 @@ class CommandError(Exception):
     """A client command cannot go on; the text is for the terminal."""
 
 
+class NoBridge(CommandError):
+    """Nobody serves at an address."""
+
+
 def default_socket() -> str:
     """The socket where a bridge is served and looked for when no address is given.
 
@@ -73,6 +77,6 @@ def connect(address: str | None) -> socket.socket:
             raise
         return sock
     except (FileNotFoundError, ConnectionRefusedError):
-        raise CommandError(f"no bridge answers at {address}: llambo serve starts one") from None
+        raise NoBridge(f"no bridge answers at {address}: llambo serve starts one") from None
     except OSError as error:
         raise CommandError(f"{address}: {error.strerror or error}") from None

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, TypeVarTuple
 import trio
 
 from ctl import __version__
-from ctl.catalog import FRESH, Catalog, Found
+from ctl.catalog import Catalog, Found
 from ctl.errors import client_error
+from ctl.known import Known
 from ctl.metrics import Metrics
+from ctl.names import meant
 from ctl.owner import Owner, user_name
-from ctl.replies import BridgeStatus, KnownModel, Status, known_model, model_message
+from ctl.replies import BridgeStatus, Status, model_message
 from ctl.requests import Requests
 from ctl.session import Session
 from ctl.turn import Turn
@@ -75,6 +77,7 @@ class Bridge:
     def __init__(self, engine: Engine, catalog: Catalog, options: Options | None = None) -> None:
         self.engine = engine
         self.catalog = catalog
+        self._watching = trio.CancelScope()
         self.options = options or Options()
         self.default_model: str | None = None
         self.owner = user_name(os.getuid())
@@ -91,6 +94,7 @@ class Bridge:
         self.server: Server | None = None
         self.line_server: LineServer | None = None
         """What serves the bridge's files, and its commands alone, for the counts in `status`."""
+        self.known = Known(self)
         self.model_numbers: dict[str, int] = {}
         """A number for each model name ever listed, for the qid paths of `models/`."""
         self._loads: dict[str, Loaded] = {}
@@ -108,7 +112,7 @@ class Bridge:
         await self.catalog.look()
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._expire)
-            self._nursery.start_soon(self._watch_catalog)
+            self.start(self.catalog.watch, self._watching)
             try:
                 yield
             finally:
@@ -176,9 +180,9 @@ class Bridge:
         spelling of its path, or one of the catalog."""
         if wanted in self._loads:
             return wanted, self._loads[wanted]
-        found = await self.catalog.find(wanted, anywhere=anywhere)
+        found = await self.catalog.find(wanted, anywhere=anywhere, loaded=[*self._loads])
         for name, loaded in self._loads.items():
-            if loaded.real == found.real:
+            if loaded.real == found.real or (name == found.name and not found.path):
                 return name, loaded
         return self._free_name(found.name), found
 
@@ -205,6 +209,10 @@ class Bridge:
             n += 1
             candidate = f"{name}-{n}"
         return candidate
+
+    def loaded(self, wanted: str) -> str:
+        """The name of the loaded model that is meant; what was said, where it is none."""
+        return meant(wanted, self._loads) or wanted
 
     async def free(self, name: str) -> None:
         """Unload a model. Raises `Error` if there is none of that name."""
@@ -235,28 +243,15 @@ class Bridge:
         status = self.engine.status(name) if name is not None else None
         return status or ModelStatus(engine=self.engine.kind)
 
-    def known_model(self, name: str) -> KnownModel | None:
-        """A model that is loaded or can be, and how many sessions use it."""
-        status = self.engine.status(name)
-        if status is None and (entry := self.catalog.known.get(name)) is not None:
-            path = str(entry.path)
-            status = ModelStatus(name, path, file_bytes=entry.size, engine=self.engine.kind)
-        if status is None:
-            return None
-        users = sum(session.model_name() == name for session in self._all_sessions())
-        return known_model(status, users)
+    def replace_catalog(self, catalog: Catalog) -> None:
+        """Take its models for those that can be loaded from now on."""
+        self._watching.cancel()
+        self.catalog, self._watching = catalog, trio.CancelScope()
+        self.start(catalog.watch, self._watching)
 
-    def known_models(self) -> list[str]:
-        """The names of all models that are loaded or can be."""
-        loaded = [model.name for model in self.engine.models()]
-        return loaded + [name for name in self.catalog.known if name not in loaded]
-
-    async def _watch_catalog(self) -> None:
-        """Keep `models/` as the directories are, so that nobody who reads it waits for a disk."""
-        while True:
-            await trio.sleep(FRESH)
-            if not self.catalog.empty:
-                await self.catalog.look()
+    def users(self, name: str) -> int:
+        """How many sessions use that model."""
+        return sum(session.model_name() == name for session in self._all_sessions())
 
     def check_ready(self, chosen: str | None) -> str:
         """The model a prompt would go to, or raise `Error`. One being loaded will do."""

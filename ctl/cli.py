@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ctl.address import CommandError, default_socket, is_address
+from ctl.address import CommandError, NoBridge, default_socket, is_address
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -137,7 +137,8 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
         "-o", "--option", action="append", default=[], metavar="NAME=N", help="such as n_ctx=4096"
     )
     _client_command(commands, "free", "unload a model", _free, "[ADDRESS] [MODEL]")
-    _client_command(commands, "models", "the models that are loaded or can be", _models)
+    models = _client_command(commands, "models", "the models that are loaded or can be", _models)
+    models.add_argument("-l", "--long", action="store_true", help="with their paths")
 
     pull = commands.add_parser("pull", help="download a model from the Hugging Face hub")
     pull.set_defaults(run=_pull)
@@ -356,13 +357,21 @@ def _free(args: argparse.Namespace) -> int:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from ctl.show import show_models
+    from ctl.show import show_models, show_own_models
 
     address, _ = _split(args.words, 0)
 
     def run() -> int:
-        with _attach(address) as files:
-            show_models(files)
+        try:
+            files = _attach(address)
+        except NoBridge as nobody:
+            if address is not None:
+                raise
+            print(f"llambo: {nobody}; these are the models it would find", file=sys.stderr)
+            show_own_models(long=args.long)
+            return 0
+        with files:
+            show_models(files, long=args.long)
         return 0
 
     return _remote(run)

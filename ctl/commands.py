@@ -153,7 +153,7 @@ def _use(session: Session, argument: str) -> Reply:
     words = split_words(argument)
     if not words:
         raise Error("No model name provided")
-    name = words[0]
+    name = session.bridge.loaded(words[0])
     if session.bridge.model_name(name) is None:
         raise Error(f"file not found: no model {name[:48]!r} is loaded; LOAD loads one")
     session.model = name
@@ -162,7 +162,7 @@ def _use(session: Session, argument: str) -> Reply:
 
 def _free(session: Session, argument: str) -> Outcome:
     words = split_words(argument)
-    name = words[0] if words else session.model_name()
+    name = session.bridge.loaded(words[0]) if words else session.model_name()
     freed = done("Resources freed")
     if name is None:
         return freed

@@ -183,7 +183,7 @@ class Root(SessionDirectory):
     def lookup(self, name: str) -> Node:
         """A file of the root's session, of the bridge, or a session's directory."""
         if name == "models":
-            return Models(self._bridge, self.mtime)
+            return self._models()
         if name == "metrics":
             return self._metrics()
         if name == "help":
@@ -195,7 +195,7 @@ class Root(SessionDirectory):
     def entries(self) -> Iterator[Node]:
         """The session's files, the bridge's, and the sessions of this owner."""
         yield from super().entries()
-        yield Models(self._bridge, self.mtime)
+        yield self._models()
         yield self._metrics()
         yield Help(self._bridge, self.mtime)
         for session in self._bridge.sessions(self._viewer):
@@ -205,6 +205,9 @@ class Root(SessionDirectory):
         text = self._bridge.metrics.text
         return BridgeFile("metrics", _METRICS, self._bridge, self.mtime, text)
 
+    def _models(self) -> Models:
+        return Models(self._bridge, self.mtime, self._viewer)
+
     def _session_directory(self, name: str) -> Node:
         session = self._bridge.find_session(self._viewer, int(name))
         if session is None or not session.number or str(session.number) != name:
@@ -213,21 +216,22 @@ class Root(SessionDirectory):
 
 
 class Models(Directory):
-    """`models`: a file for each model that is loaded or can be."""
+    """`models`: a file for each model that is loaded, or that the viewer can load."""
 
-    def __init__(self, bridge: Bridge, mtime: int) -> None:
+    def __init__(self, bridge: Bridge, mtime: int, viewer: Owner) -> None:
         super().__init__("models", _MODELS, 0o555, owner=bridge.owner, mtime=mtime)
         self._bridge = bridge
+        self._viewer = viewer
 
     def lookup(self, name: str) -> Node:
         """The file of that model."""
-        if self._bridge.known_model(name) is None:
+        if self._bridge.known.model(name, self._viewer) is None:
             raise Error(NOT_FOUND)
         return self._file(name)
 
     def entries(self) -> Iterator[Node]:
         """Loaded models first."""
-        for name in self._bridge.known_models():
+        for name in self._bridge.known.names(self._viewer):
             yield self._file(name)
 
     def _file(self, name: str) -> Node:
@@ -235,7 +239,7 @@ class Models(Directory):
         path = numbers.setdefault(name, len(numbers)) << 8 | _MODEL
 
         def text() -> bytes:
-            status = self._bridge.known_model(name)
+            status = self._bridge.known.model(name, self._viewer)
             if status is None:
                 raise Error(NOT_FOUND)
             return replies.line(status)

@@ -37,6 +37,11 @@ def add_options(serve: argparse.ArgumentParser) -> None:
         help="a directory of GGUF files; may be repeated",
     )  # fmt: skip
     what.add_argument(
+        "--no-caches", action="store_true",
+        help="models from --models and the package only, none from /models, the data folder and "
+        "the caches of other programs",
+    )  # fmt: skip
+    what.add_argument(
         "--engine", default="llama", metavar="llama|echo[:RATE]|NAME[:ARGUMENT]",
         help="what answers; NAME is of one that another package brings (default: %(default)s)",
     )  # fmt: skip

@@ -29,7 +29,7 @@ CLIENTS = frozenset(
 )
 """Keys of `fs9p.Limits`."""
 
-MODELS = frozenset({"models"})
+MODELS = frozenset({"models", "no-caches"})
 """Keys that a catalog is made of."""
 
 ENGINE = frozenset({"max-models", "worker-timeout"})
@@ -94,7 +94,7 @@ class Reloading:
             if MODELS.intersection(now):
                 catalog = await trio.to_thread.run_sync(catalog_of, args)
                 await catalog.look()
-                bridge.catalog = catalog
+                bridge.replace_catalog(catalog)
             said = [f"{key} {shown(key, old[key])} → {shown(key, values[key])}" for key in now]
             if later:
                 said.append(f"needs a restart: {', '.join(later)}")

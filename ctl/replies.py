@@ -63,14 +63,20 @@ def stream_failed(message: str) -> bytes:
 
 
 class KnownModel(ModelStatus, frozen=True):
-    """What a file of `models/` says. sessions: how many use it."""
+    """What a file of `models/` says. Of a model that is not loaded the keys of `ModelStatus` are
+    what its file says.
+
+    sessions: how many use it. type: ``general.type`` of its file, such as model or adapter.
+    source: where it was found. needs_bytes: memory that a LOAD with the usual options takes.
+    fits: whether there would be as much, with all models unloaded that are idle; None where that
+    is not known, and of a model that is loaded.
+    """
 
     sessions: int = 0
-
-
-def known_model(status: ModelStatus, sessions: int) -> KnownModel:
-    """That, of a model."""
-    return KnownModel(**msgspec.structs.asdict(status), sessions=sessions)
+    type: str | None = None
+    source: str | None = None
+    needs_bytes: int | None = None
+    fits: bool | None = None
 
 
 class Loading(msgspec.Struct, frozen=True):

@@ -31,6 +31,7 @@ import engine
 from ctl import metricshttp
 from ctl.address import default_socket
 from ctl.bridge import Bridge
+from ctl.caches import sources
 from ctl.catalog import AnyName, Catalog, default_model
 from ctl.config import Configuration, Source
 from ctl.kinds import host_port
@@ -209,7 +210,11 @@ def _catalog(inference: Engine, args: argparse.Namespace) -> Catalog:
     if not inference.reads_files:
         return AnyName([])
     model = default_model()
-    return Catalog([Path(folder) for folder in args.models], [] if model is None else [model])
+    return Catalog(
+        [Path(folder) for folder in args.models],
+        [] if model is None else [model],
+        [] if args.no_caches else sources(os.environ),
+    )
 
 
 async def _take_signals(

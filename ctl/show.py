@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -80,18 +80,55 @@ def _all_models(files: Files) -> Iterator[Json]:
             yield msgspec.json.decode(files.read(f"models/{name}"))
 
 
-def show_models(files: Files) -> None:
-    """A table of the models that are loaded or can be."""
+def show_models(files: Files, *, long: bool) -> None:
+    """A table of the models that are loaded or can be. long: with their paths."""
+    _show(_all_models(files), long=long)
+
+
+def show_own_models(*, long: bool) -> None:
+    """The same of the models that a bridge would find if one were started."""
+    from ctl.local import models
+
+    _show(map(msgspec.to_builtins, models()), long=long)
+
+
+def _show(models: Iterable[Json], *, long: bool) -> None:
     table = Table(box=None, pad_edge=False)
-    for column in ("name", "state", "size", "context", "path"):
+    table.add_column("name", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    for column in ("size", "context"):
+        table.add_column(column, no_wrap=True, justify="right")
+    for column in ("quant", "arch", "from", *(["path"] if long else [])):
         table.add_column(column, overflow="fold")
-    for model in _all_models(files):
-        size = decimal(model["file_bytes"]) if model["file_bytes"] else ""
-        context = str(model["n_ctx"] or "")
-        cells = (model["name"], model["state"], size, context, model["path"])
+    for model in models:
+        cells = (
+            model["name"],
+            _state(model),
+            decimal(model["file_bytes"]) if model["file_bytes"] else "",
+            str(model["n_ctx_train"] or ""),
+            model["quantization"] or "",
+            _architecture(model),
+            model["source"] or "",
+            *([model["path"]] if long else []),
+        )
         table.add_row(*map(Text, cells))
-    # In a pipe there is no edge to fold at.
-    Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
+    # In a pipe there is no edge to fold at, and a folded path cannot be copied.
+    folds = sys.stdout.isatty() and not long
+    Console(highlight=False, soft_wrap=not folds, width=None if folds else 1000).print(table)
+
+
+def _state(model: Json) -> str:
+    """Of a model that is not loaded, whether it could be."""
+    known = model["state"] == "none"
+    return {True: "fits", False: "too large"}.get(model["fits"], "" if known else model["state"])
+
+
+def _architecture(model: Json) -> str:
+    """With what it is, where that is no model, and why it is none, where it cannot be read."""
+    if model["error"] and not model["architecture"]:
+        return "unreadable"
+    kind = "" if model["type"] in (None, "model") else f" {model['type']}"
+    return (model["architecture"] or "") + kind
 
 
 def load(files: Files, watch: Files, model: str, options: list[str]) -> int:

@@ -1,9 +1,18 @@
 """Names and paths of models: what LOAD may name, and what it may not."""
 
-import pytest
+import os
+import threading
 
+import pytest
+import trio
+
+from ctl import caches, shelf
+from ctl.caches import Source, lm_studio
 from ctl.catalog import Catalog
+from ctl.shelf import Shelf, read
 from fs9p import Error
+from tests.ctl.caches import hung
+from tests.engine.header import write
 
 
 @pytest.fixture
@@ -70,3 +79,101 @@ def test_a_directory_given_through_a_link_is_that_directory(folder, tmp_path):
     link.symlink_to(folder)
     for path in (link / "one.gguf", folder / "one.gguf"):
         assert Catalog([link]).resolve(str(path), anywhere=False)[0] == "one"
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A source that nobody named, with a model in it."""
+    write(tmp_path / "cache/org/repo/theirs.gguf")
+    return Source("LM Studio", str(tmp_path / "cache"), lm_studio)
+
+
+def test_a_model_in_a_cache_has_a_name_for_local_users(folder, cache):
+    path = str(folder.parent / "cache/org/repo/theirs.gguf")
+    catalog = Catalog([folder], [], [cache])
+    assert catalog.resolve("theirs", anywhere=True) == ("theirs", path)
+    assert catalog.resolve(path, anywhere=True) == ("theirs", path)
+
+
+@pytest.mark.parametrize("wanted", ["theirs", "the", "th"])
+def test_to_a_remote_user_a_cache_is_not_there(folder, cache, wanted):
+    catalog = Catalog([folder], [], [cache])
+    with pytest.raises(Error, match="^file not found: .*; there are: one, two$"):
+        catalog.resolve(wanted, anywhere=False)
+    assert set(catalog.shown(anywhere=False)) == {"one", "two"}
+
+
+def test_a_path_in_a_cache_is_refused_to_a_remote_user(folder, cache):
+    path = str(folder.parent / "cache/org/repo/theirs.gguf")
+    with pytest.raises(Error, match="permission denied"):
+        Catalog([folder], [], [cache]).resolve(path, anywhere=False)
+
+
+def test_a_remote_user_may_use_short_names_of_what_he_sees(folder, cache):
+    write(folder.parent / "cache/org/repo/onerous.gguf")
+    catalog = Catalog([folder], [], [cache])
+    assert catalog.resolve("ON", anywhere=False)[0] == "one"
+    with pytest.raises(Error, match="which one, one, onerous"):
+        catalog.resolve("ON", anywhere=True)
+
+
+def test_a_path_means_the_model_that_is_listed_for_it(folder):
+    write(folder / "other" / "one.gguf")
+    path = str(folder / "other" / "one.gguf")
+    assert Catalog([folder]).resolve(path, anywhere=False) == ("one@other", path)
+
+
+def test_a_header_is_read_once_until_the_file_changes(folder, monkeypatch):
+    path = write(folder / "one.gguf")
+    reads = []
+    monkeypatch.setattr(shelf, "read", lambda file: reads.append(file.path) or read(file))
+    one = Shelf([Source("--models", str(folder), caches.folder)], 0)
+    one.look()
+    before = len(reads)
+    one.look()
+    assert len(reads) == before
+    os.utime(path, (1, 1))
+    one.look()
+    assert reads[before:] == [str(path)]
+
+
+def test_a_look_that_finds_nothing_new_leaves_the_list_as_it_is(folder):
+    one = Shelf([Source("--models", str(folder), caches.folder)], 0)
+    one.look()
+    before = one.entries
+    one.look()
+    assert one.entries is before
+
+
+def test_headers_are_read_to_their_ends_later(folder):
+    write(folder / "one.gguf")
+    one = Shelf([Source("--models", str(folder), caches.folder)], 0)
+    one.look()
+    assert [entry.facts.header.parameters for entry in one.entries] == [None, None]
+    assert not one.read_on()
+    assert [entry.facts.header.parameters for entry in one.entries] == [6, None]
+
+
+async def test_a_load_finds_what_has_just_come_to_a_cache(folder, cache, tmp_path):
+    catalog = Catalog([folder], [], [cache])
+    await catalog.find("theirs", anywhere=True)
+    path = write(tmp_path / "cache/org/repo/fresh.gguf")
+    assert (await catalog.find("fresh", anywhere=True)).path == str(path)
+
+
+async def test_a_cache_that_does_not_answer_delays_no_load_for_long(folder, monkeypatch):
+    monkeypatch.setattr("ctl.catalog.PATIENCE", 0.01)
+    answer = threading.Event()
+    catalog = Catalog([folder], [], [hung(answer)])
+    try:
+        with trio.fail_after(10):
+            assert (await catalog.find("one", anywhere=True)).name == "one"
+            assert (await catalog.find("tw", anywhere=True)).name == "two"
+    finally:
+        answer.set()
+
+
+async def test_a_short_name_may_be_that_of_a_loaded_model(folder):
+    catalog = Catalog([folder])
+    found = await catalog.find("els", anywhere=True, loaded=["elsewhere"])
+    assert (found.name, found.path) == ("elsewhere", "")

@@ -17,6 +17,7 @@ from engine.gguf import Need, check_fits
 from engine.host import LlamaEngine
 from fs9p import Error
 from fs9p.errors import MAX_ENAME
+from tests.ctl.caches import hung
 from tests.ctl.conftest import Client
 from tests.engine.conftest import STUB
 
@@ -252,12 +253,12 @@ async def test_a_file_that_comes_or_goes_shows_in_models_a_moment_later(stubs, f
     assert set(client.names("models")) == {"steady", "slow-load", "new", "link"}
 
 
-async def test_a_directory_that_does_not_answer_stalls_nobody(stubs, monkeypatch):
+async def test_a_directory_that_does_not_answer_stalls_nobody(stubs):
     client, answer = Client(stubs, "new"), threading.Event()
     await client.write("ctl", "LOAD steady")
     await client.write("params", "format raw")
-    monkeypatch.setattr(stubs.catalog, "_look", lambda: answer.wait(20) and {})
-    stubs.catalog._looked = -FRESH
+    stubs.catalog._own.sources = [hung(answer)]
+    stubs.catalog._own._looked = -FRESH
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Client(stubs, "new").write, "ctl", "LOAD other")

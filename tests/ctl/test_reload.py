@@ -9,7 +9,7 @@ import trio
 
 from ctl import reload
 from ctl.bridge import Options
-from ctl.catalog import FRESH, Catalog
+from ctl.catalog import Catalog
 from ctl.config import keys, source_of
 from ctl.lineserver import LineServer
 from ctl.namespace import Llambo
@@ -92,25 +92,29 @@ async def test_other_directories_of_models_are_taken_over(reloaded, tmp_path):
     assert "one" in Client(reloaded.bridge).names("models")
 
 
-class Looked(Catalog):
-    """A catalog that tells when it was looked at for the second time."""
+class Watched(Catalog):
+    """A catalog that tells whether it is watched."""
 
     def __init__(self, folders):
         super().__init__(folders)
-        self.looks = 0
-        self.again = trio.Event()
+        self.begun, self.ended = trio.Event(), trio.Event()
 
-    async def look(self):
-        self.looks += 1
-        if self.looks == 2:
-            self.again.set()
+    async def watch(self, scope):
+        self.begun.set()
+        with scope:
+            await trio.sleep_forever()
+        self.ended.set()
 
 
-async def test_other_directories_are_looked_at_from_then_on(reloaded, tmp_path, autojump_clock):
-    reloaded.catalog = Looked
+async def test_other_directories_are_looked_at_from_then_on(reloaded, tmp_path):
+    reloaded.catalog = Watched
     await reloaded.reload(f"models = '{tmp_path}'")
-    with trio.fail_after(2 * FRESH):
-        await reloaded.bridge.catalog.again.wait()
+    first = reloaded.bridge.catalog
+    with trio.fail_after(10):
+        await first.begun.wait()
+        await reloaded.reload("")
+        await first.ended.wait()
+        await reloaded.bridge.catalog.begun.wait()
 
 
 async def test_fewer_models_at_once_are_taken_over(reloaded, said):

@@ -328,11 +328,11 @@ async def test_watching_a_session_does_not_keep_it_alive(make_bridge, autojump_c
 async def test_models_that_only_can_be_loaded_are_counted(client, monkeypatch):
     bridge = client.session.bridge
     names = ["echo", *(f"m{i}" for i in range(50))]
-    monkeypatch.setattr(bridge, "known_models", lambda: names)
-    known = bridge.known_model("echo")
+    known = bridge.known.model("echo", client.session.owner)
+    monkeypatch.setattr(bridge.known, "names", lambda viewer: names)
     monkeypatch.setattr(
-        bridge, "known_model",
-        lambda name: known if name == "echo" else type(known)(name=name),
+        bridge.known, "model",
+        lambda name, viewer: known if name == "echo" else type(known)(name=name),
     )  # fmt: skip
     direct = Direct(client)
     found = Watch(direct).reading(10)

@@ -35,8 +35,11 @@ def recording(options):
 class Bridge(BridgeProcess):
     """A running `llambo serve` that answers."""
 
+    apart = ("--no-caches",)
+    """What keeps it from the models that whoever runs the tests has."""
+
     def __init__(self, folder, *options):
-        super().__init__(folder, *options, *recording(options))
+        super().__init__(folder, *self.apart, *options, *recording(options))
         try:
             self.until(self.answers)
         except BaseException:

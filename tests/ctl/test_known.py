@@ -1,0 +1,166 @@
+"""What `models/` tells of models that are not loaded, and to whom."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from ctl.bridge import Bridge
+from ctl.caches import Source, lm_studio
+from ctl.catalog import Catalog
+from engine import memory
+from engine.host import LlamaEngine
+from fs9p import Error
+from tests.ctl.caches import hung
+from tests.ctl.conftest import Client
+from tests.engine.conftest import STUB
+from tests.engine.header import FACTS, string, u32, write
+
+
+@asynccontextmanager
+async def on_stubs(folder, caches=()):
+    """A bridge with stub workers, whose models those are; the headers are read."""
+    with trio.fail_after(30):
+        async with LlamaEngine(command=STUB) as engine:
+            bridge = Bridge(engine, Catalog([folder], [], caches))
+            async with bridge.running():
+                while not all(entry.facts.tried for entry in bridge.catalog.known.values()):
+                    await trio.lowlevel.checkpoint()
+                yield bridge
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "models/steady.gguf", size=200_000)
+    write(tmp_path / "theirs/org/repo/steady-theirs.gguf")
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    return Source("LM Studio", str(tmp_path / "theirs"), lm_studio)
+
+
+async def test_a_model_that_is_not_loaded_tells_what_its_header_says(folder):
+    async with on_stubs(folder) as bridge:
+        file = await Client(bridge).json("models/steady")
+    told = ("state", "architecture", "parameters", "quantization", "n_ctx_train", "file_bytes")
+    assert [file[key] for key in told] == ["none", "x", 6, "Q4_K_M", 512, 200_000]
+    assert (file["chat_template"], file["type"], file["source"]) == (True, "model", "--models")
+
+
+async def test_what_a_load_would_take_is_the_file_and_the_usual_cache(folder):
+    async with on_stubs(folder) as bridge:
+        file = await Client(bridge).json("models/steady")
+    cache = 2 * 512 * (3 * 2 * 2 * 8 * 2 + 4 * 128 * 8)
+    assert (file["needs_bytes"], file["fits"]) == (200_000 + cache, True)
+
+
+async def test_a_model_fits_as_long_as_there_is_as_much_memory(folder, monkeypatch):
+    async with on_stubs(folder) as bridge:
+        needs = (await Client(bridge).json("models/steady"))["needs_bytes"]
+        for room, fits in ((needs, True), (needs - 1, False)):
+            monkeypatch.setattr(bridge.engine, "room", lambda room=room: room)
+            bridge.known._measured = float("-inf")
+            assert (await Client(bridge).json("models/steady"))["fits"] is fits
+
+
+async def test_what_does_not_fit_is_refused_by_load(folder, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    async with on_stubs(folder) as bridge:
+        assert (await Client(bridge).json("models/steady"))["fits"] is False
+        with pytest.raises(Error, match="model too large"):
+            await Client(bridge).write("ctl", "LOAD steady")
+
+
+async def test_idle_models_make_room(folder, monkeypatch):
+    async with on_stubs(folder) as bridge:
+        await Client(bridge).write("ctl", "LOAD steady")
+        monkeypatch.setattr(memory, "available", lambda: 1000)
+        assert bridge.engine.room() > 1 << 20
+
+
+async def test_a_loaded_model_keeps_where_it_was_found(folder):
+    async with on_stubs(folder) as bridge:
+        client = Client(bridge)
+        await client.write("ctl", "LOAD steady")
+        file = await client.json("models/steady")
+    assert (file["state"], file["source"], file["fits"]) == ("ready", "--models", None)
+
+
+async def test_what_cannot_be_loaded_says_why(folder):
+    (folder / "cut.gguf").write_bytes(b"GGUF")
+    async with on_stubs(folder) as bridge:
+        file = await Client(bridge).json("models/cut")
+    assert file["error"] == f"truncated GGUF file: {folder}/cut.gguf"
+    assert (file["fits"], file["architecture"]) == (None, None)
+
+
+async def test_an_adapter_is_told_from_a_model(folder):
+    write(folder / "lora.gguf", **{**FACTS, "general__type": string("adapter")})
+    async with on_stubs(folder) as bridge:
+        assert (await Client(bridge).json("models/lora"))["type"] == "adapter"
+
+
+async def test_a_number_out_of_all_bounds_is_told_as_the_largest(folder):
+    huge = u32((1 << 32) - 1)
+    write(folder / "huge.gguf", **{**FACTS, "x__block_count": huge, "x__embedding_length": huge})
+    async with on_stubs(folder) as bridge:
+        file = await Client(bridge).json("models/huge")
+    assert (file["fits"], file["needs_bytes"]) == (False, (1 << 63) - 1)
+
+
+async def until_known(bridge, name):
+    while name not in bridge.catalog.known:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_the_caches_of_a_user_are_for_local_clients_only(folder, theirs):
+    async with on_stubs(folder, [theirs]) as bridge:
+        await until_known(bridge, "steady-theirs")
+        local, remote = Client(bridge, "new"), Client(bridge, "new", uid=None)
+        assert set(local.names("models")) == {"steady", "steady-theirs"}
+        assert remote.names("models") == ["steady"]
+        with pytest.raises(Error, match="file not found"):
+            await remote.read("models/steady-theirs")
+        with pytest.raises(Error, match="^file not found: no model called .* there are: steady$"):
+            await remote.write("ctl", "LOAD steady-theirs")
+        await local.write("ctl", "LOAD steady-theirs")
+        # What is loaded is everybody's.
+        file = await remote.json("models/steady-theirs")
+        assert (file["state"], file["source"]) == ("ready", None)
+
+
+async def test_load_use_and_free_take_short_names(folder, theirs):
+    async with on_stubs(folder, [theirs]) as bridge:
+        client = Client(bridge, "new")
+        await client.write("ctl", "LOAD STEADY-T")
+        await client.write("ctl", "LOAD steady")
+        assert (await client.json("model"))["name"] == "steady"
+        await client.write("ctl", "USE steady-")
+        assert (await client.json("model"))["name"] == "steady-theirs"
+        await client.write("ctl", "FREE steady-th")
+        assert bridge.engine.status("steady-theirs") is None
+
+
+async def test_an_ambiguous_name_is_an_error_that_lists_the_candidates(folder, theirs):
+    async with on_stubs(folder, [theirs]) as bridge:
+        client = Client(bridge, "new")
+        with pytest.raises(Error, match="^invalid: which one, steady, steady-theirs[?]"):
+            await client.write("ctl", "LOAD ste")
+        await client.write("ctl", "LOAD steady\nLOAD steady-theirs")
+        for command in ("USE st", "FREE st"):
+            with pytest.raises(Error, match="^invalid: which one, steady, steady-theirs[?]"):
+                await client.write("ctl", command)
+
+
+async def test_a_bridge_begins_though_a_cache_does_not_answer(folder):
+    answer = threading.Event()
+    try:
+        async with on_stubs(folder, [hung(answer)]) as bridge:
+            assert Client(bridge).names("models") == ["steady"]
+    finally:
+        answer.set()
