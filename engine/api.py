@@ -357,4 +357,5 @@ class Engine(Protocol):
         """Every model that is loaded, loading, failed, or unloaded for another."""
 
     def room(self) -> int:
-        """Bytes of memory there would be for one more model, with all unloaded that are idle."""
+        """Bytes of memory there would be for one more model, with all unloaded that are idle.
+        Without waiting; of no account for an engine that reads no files."""

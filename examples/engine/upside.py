@@ -123,6 +123,10 @@ class Upside:
         """All of them."""
         return [model.status() for model in self._models.values()]
 
+    def room(self) -> int:
+        """Of no account, as no model is a file."""
+        return 0
+
 
 class Model:
     """A name. gone: set when it is freed, and farewell says why."""

@@ -158,6 +158,10 @@ async def test_the_status_says_what_the_model_is(engine):
     assert status.n_ctx == 1024
 
 
+async def test_the_room_for_another_model_is_a_number_of_bytes(engine):
+    assert engine.room() >= 0
+
+
 async def test_a_model_embeds_if_it_says_so(engine):
     if engine.status("m").embeds:
         vector = (await engine.embed("m", "a text")).vector
