@@ -234,6 +234,17 @@ TABLE: dict[str, dict[str, Entry]] = {
         ".venv/bin/python -m benchmarks.peer --rounds 2 --cases 10,shared": LONG,
         "make bench-overhead": LONG,
     },
+    "docs/models.md": {
+        "$ llambo models": By(
+            "tests/e2e/test_models.py::test_a_bridge_lists_the_models_that_other_programs_have"
+        ),
+        "$ llambo pull bartowski/SmolLM2-360M-Instruct-GGUF": By(
+            "tests/e2e/pull/test_pull.py::test_pull_prints_the_path_and_how_to_load_it"
+        ),
+        "$ llambo load qwen2.5": By(
+            "tests/e2e/test_models.py::test_load_with_an_ambiguous_name_shows_all_candidates"
+        ),
+    },
     "docs/mount.md": {
         "llambo mount  [-n] [-a NAME] [--with kernel|9pfuse] [--timeout SECONDS] [ADDRESS] DIR": By(
             "tests/docs/test_command.py::test_every_option_of_a_command_is_in_its_line"
@@ -246,11 +257,6 @@ TABLE: dict[str, dict[str, Entry]] = {
         ),
         "$ llambo umount mnt": By(f"{MOUNT}::test_what_uses_it_is_named"),
         "$ llambo mount mnt": By(f"{MOUNT}::test_where_no_bridge_is_nothing_is_mounted"),
-    },
-    "docs/pull.md": {
-        "$ llambo pull bartowski/SmolLM2-360M-Instruct-GGUF": By(
-            "tests/e2e/pull/test_pull.py::test_pull_prints_the_path_and_how_to_load_it"
-        )
     },
     "docs/reliability.md": {
         "make fuzz": LONG,

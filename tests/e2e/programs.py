@@ -1,7 +1,7 @@
 """Programs that nobody here wrote: what is said where they are missing, and how they are ended.
 
-``LLAMBO_REQUIRE`` makes a failure of what is missing: ``linux``, ``plan9port``, ``inferno``, ``nc``,
-``nroff``, ``systemd``, ``prometheus``, ``bash``, ``zsh``, ``fish``, ``setuptools``.
+``LLAMBO_REQUIRE`` makes a failure of what is missing: ``linux``, ``plan9port``, ``inferno``,
+``nc``, ``nroff``, ``systemd``, ``prometheus``, ``bash``, ``zsh``, ``fish``, ``setuptools``.
 """
 
 from __future__ import annotations
