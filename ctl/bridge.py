@@ -1,17 +1,16 @@
 """The bridge: its models, its sessions and the nursery in which answers run.
 
-Who owns what: the bridge owns the engine and the sessions; a session owns its turns; the
-tasks of all turns run in the bridge's nursery. Files own nothing: they come and go with the
-clients. What cancels what: the end of a session cancels its turns, the end of the bridge
-everything.
+Who owns what: the bridge owns the engine and, in `ctl.sessions`, the sessions; a session owns
+its turns; the tasks of all turns run in the bridge's nursery. Files own nothing: they come and
+go with the clients. What cancels what: the end of a session cancels its turns, the end of the
+bridge everything.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVarTuple
@@ -24,10 +23,11 @@ from ctl.errors import client_error
 from ctl.known import Known
 from ctl.metrics import Metrics
 from ctl.names import meant
-from ctl.owner import Owner, user_name
+from ctl.owner import user_name
 from ctl.replies import BridgeStatus, Status, model_message
 from ctl.requests import Requests
 from ctl.session import Session
+from ctl.sessions import Sessions
 from ctl.turn import Turn
 from engine.api import Engine, EngineError, LoadOptions, ModelStatus
 from fs9p import Error, Server
@@ -98,10 +98,7 @@ class Bridge:
         self.model_numbers: dict[str, int] = {}
         """A number for each model name ever listed, for the qid paths of `models/`."""
         self._loads: dict[str, Loaded] = {}
-        self._sessions: dict[int, Session] = {}
-        self._mains: dict[str, Session] = {}
-        self._serials = itertools.count(1)
-        self._number = 0
+        self.sessions = Sessions(self)
         self.metrics = Metrics(self)
         self.requests = Requests(self.metrics)
         self._started = trio.current_time()
@@ -111,7 +108,7 @@ class Bridge:
         """The time in which answers can be made. At its end those that run are cancelled."""
         await self.catalog.look()
         async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self._expire)
+            self._nursery.start_soon(self.sessions.expire)
             self.start(self.catalog.watch, self._watching)
             try:
                 yield
@@ -188,8 +185,7 @@ class Bridge:
 
     def _answering(self, name: str) -> bool:
         return any(
-            session.model_name() == name and session.unfinished()
-            for session in self._all_sessions()
+            session.model_name() == name and session.unfinished() for session in self.sessions
         )
 
     def _restore(self, name: str, load: Loaded, before: Loaded | None) -> None:
@@ -228,7 +224,7 @@ class Bridge:
         self._loads.pop(name, None)
         if self.default_model == name:
             self.default_model = None
-        for session in self._all_sessions():
+        for session in self.sessions:
             if session.model == name:
                 session.model = None
 
@@ -251,7 +247,7 @@ class Bridge:
 
     def users(self, name: str) -> int:
         """How many sessions use that model."""
-        return sum(session.model_name() == name for session in self._all_sessions())
+        return sum(session.model_name() == name for session in self.sessions)
 
     def check_ready(self, chosen: str | None) -> str:
         """The model a prompt would go to, or raise `Error`. One being loaded will do."""
@@ -279,86 +275,6 @@ class Bridge:
             status = await self.engine.load(name, load.path, load.options)
         return status or ModelStatus()
 
-    # Sessions
-
-    def main_session(self, owner: Owner) -> Session:
-        """The session that all attaches of this owner without a name share."""
-        if owner.key not in self._mains:
-            self._mains[owner.key] = Session(self, next(self._serials), 0, owner)
-        return self._mains[owner.key]
-
-    def new_session(self, owner: Owner, aname: str | None = None) -> Session:
-        """A fresh session. Raises `Error` when there are too many."""
-        limit = self.options.max_sessions
-        if len(self._sessions) >= limit:
-            self._end_unused()
-        strangers = sum(not each.owner.authenticated for each in self._sessions.values())
-        if len(self._sessions) >= limit or (not owner.authenticated and strangers * 2 >= limit):
-            raise client_error("too many sessions")
-        self._number += 1
-        session = Session(self, next(self._serials), self._number, owner, aname)
-        self._sessions[session.number] = session
-        log.debug("session %d for %s", session.number, owner.name)
-        return session
-
-    def _end_unused(self) -> None:
-        """Make room: end the oldest session that a look at `clone` made and nobody used.
-
-        ``grep -r`` and ``cp -r`` over a mount make one for every `clone` they read.
-        """
-        for session in self._sessions.values():
-            if session.unused:
-                self.end_session(session)
-                return
-
-    def named_session(self, owner: Owner, aname: str) -> Session:
-        """The owner's session of that attach name, made on first use."""
-        for session in self.sessions(owner):
-            if session.aname == aname:
-                return session
-        return self.new_session(owner, aname)
-
-    def find_session(self, owner: Owner, number: int) -> Session | None:
-        """The session of that number, if it is this owner's. 0 is his main session."""
-        if number == 0:
-            return self.main_session(owner)
-        session = self._sessions.get(number)
-        return session if session is not None and session.owner == owner else None
-
-    def sessions(self, owner: Owner) -> list[Session]:
-        """This owner's sessions, his main one apart."""
-        return [session for session in self._sessions.values() if session.owner == owner]
-
-    def end_session(self, session: Session) -> None:
-        """Close a session; it is in nobody's tree any more."""
-        if session.closed:
-            return
-        session.close()
-        if session.number:
-            self._sessions.pop(session.number, None)
-            log.debug("session %d ended", session.number)
-        else:
-            self._mains.pop(session.owner.key, None)
-
-    def end_sessions(self, owner: Owner) -> None:
-        """End everything of an owner who cannot come back: a connection without a user."""
-        for session in self.sessions(owner):
-            self.end_session(session)
-        if owner.key in self._mains:
-            self.end_session(self._mains[owner.key])
-
-    async def _expire(self) -> None:
-        """End sessions that nobody used for the time allowed."""
-        while True:
-            ttl = self.options.session_ttl
-            for session in list(self._sessions.values()):
-                if session.idle() >= ttl:
-                    log.info("session %d was idle for %g s: ended", session.number, ttl)
-                    self.end_session(session)
-            longest = max((session.idle() for session in self._sessions.values()), default=0.0)
-            with trio.move_on_after(max(ttl - longest, ttl / 10)):
-                await self.reconfigured.park()
-
     # The whole
 
     def status(self, session: Session) -> Status:
@@ -373,7 +289,7 @@ class Bridge:
         return BridgeStatus(
             version=__version__,
             uptime=round(trio.current_time() - self._started, 3),
-            sessions=len(self._mains) + len(self._sessions),
+            sessions=len(self.sessions),
             connections=server.connections if server else 0,
             queued=states.count("queued"),
             running=len(states) - states.count("queued"),
@@ -383,17 +299,13 @@ class Bridge:
             line_connections=self.line_server.connections if self.line_server else 0,
         )
 
-    def _all_sessions(self) -> Iterator[Session]:
-        yield from self._mains.values()
-        yield from self._sessions.values()
-
     async def drain(self, answers: float, readers: float) -> None:
         """Take no new work, and wait: for running answers, then for those who still read one.
 
         answers, readers: how long at most (seconds).
         """
         self.draining = True
-        sessions = list(self._all_sessions())
+        sessions = list(self.sessions)
         with trio.move_on_after(answers):
             for session in sessions:
                 while session.unfinished():

@@ -104,4 +104,4 @@ class Clone(Ctl):
 
     def _end_unknown(self) -> None:
         if not self._number_read:
-            self.session.bridge.end_session(self.session)
+            self.session.bridge.sessions.end(self.session)

@@ -226,7 +226,7 @@ def _reset(session: Session, argument: str) -> Reply:
 def _close(session: Session, argument: str) -> Reply:
     if not session.number:
         raise Error("invalid: this session was not cloned; RESET forgets its conversation")
-    session.bridge.end_session(session)
+    session.bridge.sessions.end(session)
     return done("Session closed")
 
 

@@ -66,7 +66,7 @@ class LineServer:
         assert peer is not None, "only unix sockets speak it"
         self._begun += 1
         owner = Owner(f"line:{self._begun}", user_name(peer.uid), peer.uid)
-        session = self.bridge.main_session(owner)
+        session = self.bridge.sessions.main(owner)
         session.follows_default = True
         connection = LineConnection(stream, session, idle_timeout=self.limits.idle_timeout)
         try:
@@ -75,7 +75,7 @@ class LineServer:
         except Exception:
             log.exception("a line connection was ended by a bug")
         finally:
-            self.bridge.end_session(session)
+            self.bridge.sessions.end(session)
             self._ended.unpark_all()
             await trio.aclose_forcefully(stream)
 

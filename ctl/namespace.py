@@ -62,7 +62,7 @@ class SessionFile(File):
             raise Error(NOT_FOUND)
         if self._kind.open is not None:
             return self._kind.open(self._session)
-        session = self._session.bridge.new_session(self._viewer)
+        session = self._session.bridge.sessions.new(self._viewer)
         if self._fork:
             session.fork(self._session)
         return Clone(session)
@@ -198,7 +198,7 @@ class Root(SessionDirectory):
         yield self._models()
         yield self._metrics()
         yield Help(self._bridge, self.mtime)
-        for session in self._bridge.sessions(self._viewer):
+        for session in self._bridge.sessions.of(self._viewer):
             yield SessionDirectory(str(session.number), session, self._viewer, self.mtime)
 
     def _metrics(self) -> Node:
@@ -209,7 +209,7 @@ class Root(SessionDirectory):
         return Models(self._bridge, self.mtime, self._viewer)
 
     def _session_directory(self, name: str) -> Node:
-        session = self._bridge.find_session(self._viewer, int(name))
+        session = self._bridge.sessions.find(self._viewer, int(name))
         if session is None or not session.number or str(session.number) != name:
             raise Error(NOT_FOUND)
         return SessionDirectory(name, session, self._viewer, self.mtime)
@@ -302,17 +302,17 @@ class Llambo(FileSystem):
             raise Error(f"invalid attach name: it is longer than {MAX_ANAME} bytes")
         ends = aname == "new"
         if not aname:
-            session = bridge.main_session(owner)
+            session = bridge.sessions.main(owner)
         elif ends:
-            session = bridge.new_session(owner)
+            session = bridge.sessions.new(owner)
         elif _NUMBER.fullmatch(aname):
-            found = bridge.find_session(owner, int(aname))
+            found = bridge.sessions.find(owner, int(aname))
             if found is None:
                 raise Error(NOT_FOUND)
             session = found
         else:
             key = owner if owner.authenticated else Owner(f"name:{aname}", aname, None)
-            session = bridge.named_session(key, aname)
+            session = bridge.sessions.named(key, aname)
         session.acquire()
         return Root(session, owner, self._mtime, ends=ends)
 
@@ -321,11 +321,11 @@ class Llambo(FileSystem):
         assert isinstance(root, Root)
         root.session.release()
         if root.ends:
-            self._bridge.end_session(root.session)
+            self._bridge.sessions.end(root.session)
 
     def disconnected(self, connection: Connection) -> None:
         """What an unauthenticated client had ends with its connection."""
-        self._bridge.end_sessions(_connection_owner(connection))
+        self._bridge.sessions.end_all(_connection_owner(connection))
 
 
 def _connection_owner(connection: Connection) -> Owner:

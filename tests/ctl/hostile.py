@@ -134,7 +134,7 @@ class HostileBridge(Llambo):
     async def left(self):
         """What is alive and should not be, once nobody has come back for long enough."""
         wrong = {}
-        for session in self.bridge._all_sessions():
+        for session in self.bridge.sessions:
             if session.uses:
                 wrong[f"session {session.number} in use"] = session.uses
             if session.draft is not None and session.draft.text:
@@ -144,7 +144,7 @@ class HostileBridge(Llambo):
         for _ in range(3):
             self.clock.jump(OPTIONS.session_ttl)
             await wait_all_tasks_blocked()
-        for session in self.bridge._all_sessions():
+        for session in self.bridge.sessions:
             if session.number or not session.owner.authenticated:
                 wrong[f"session {session.number}"] = session.owner
             if session.unfinished() or session.followers:

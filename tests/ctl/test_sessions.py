@@ -116,7 +116,7 @@ async def test_without_a_user_sessions_end_with_the_connection(bridge):
     number = int(await client.open("clone").read())
     client.fs.disconnected(client.connection)
     assert client.session.closed
-    assert number not in bridge._sessions
+    assert number not in {each.number for each in bridge.sessions}
 
 
 async def test_without_a_user_a_name_is_the_key(bridge):
