@@ -205,7 +205,11 @@ class LlamaEngine:
         The door is to be held.
         """
         while True:
-            others = [m for m in self._models.values() if m.takes_room and m.name != name]
+            others = [
+                model
+                for model in self._models.values()
+                if model.takes_room and model.admitted and model.name != name
+            ]
             check_fits(path, need, self._possible(name))
             idle = sorted((m for m in others if m.idle), key=lambda model: model.used)
             available = self._available(name)
@@ -232,7 +236,7 @@ class LlamaEngine:
                 continue
             # A mapped file counts as available: to take its pages would stop that model.
             available -= resident.shared
-            if model.state == "loading":
+            if model.state == "loading" and model.admitted:
                 available -= max(model.need.total - resident.total, 0)
         return available
 
@@ -302,6 +306,7 @@ class LlamaEngine:
 
     async def _run_worker(self, model: Model, repack: bool) -> tuple[str, bool]:
         """Run one worker until it ends; returns why it did, and whether it crashed."""
+        await trio.lowlevel.checkpoint()  # it may have been dismissed before this began
         assert self._nursery is not None
         try:
             worker = await WorkerProcess.start(self._nursery, self._command)

@@ -54,6 +54,8 @@ class Model:
         self.ended = trio.Event()
         """That task is over, and the process is gone."""
         self.ended.set()
+        self.admitted = False
+        """Whether there is room for the worker that it has or is about to have."""
         self.silence = trio.CancelScope()
         """Of waiting for the worker's next events."""
         self.deaths = 0
@@ -159,14 +161,16 @@ class Model:
             self.used = trio.current_time()
 
     def begin(self) -> None:
-        """A worker is wanted: it is loading from now on."""
+        """A worker is wanted: it is loading from now on. For one that served before there may be
+        no room."""
+        self.admitted = not self.served
         self.state, self.error, self.refusal = "loading", None, None
         self.scope, self.ended = trio.CancelScope(), trio.Event()
         self._report(0.0)
 
     def admit(self, need: Need) -> None:
         """There is room for its worker, which is about to be started again."""
-        self.need, self._note = need, None
+        self.need, self._note, self.admitted = need, None, True
         if self._death is not None:
             self._restarts += 1
             self._note = f"started again: {self._death}"

@@ -106,6 +106,44 @@ async def test_a_question_to_an_unloaded_model_is_busy_while_all_others_are(two,
     assert two.status("idle").restarts == 0
 
 
+async def answering(engine, name, task_status):
+    """Keep a model of long steps busy, to the end of the task."""
+    async with engine.generate(name, raw("long")):
+        task_status.started()
+        await trio.sleep_forever()
+
+
+async def test_those_that_wait_for_room_do_not_count_one_another(two, gguf, nursery):
+    for name in "abcd":
+        await two.load(name, gguf("long-steps"))
+    for name in "cd":
+        await nursery.start(answering, two, name)
+    heard = {}
+
+    async def ask(name):
+        heard[name] = (await hear(two, name, raw("hello"))).error
+
+    async with trio.open_nursery() as beside:
+        for name in "ab":
+            beside.start_soon(ask, name)
+    assert set(heard.values()) == {
+        "busy: models loaded and in use: 2, at most 2 can be: FREE one, or wait for its answers"
+    }
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_engine_may_end_while_a_worker_is_about_to_start(gguf):
+    async with LlamaEngine(command=STUB, max_models=1) as engine:
+        for name in "ab":
+            await engine.load(name, gguf("steady"))
+        await engine._door.acquire()
+        async with engine.generate("a", raw("hello")):
+            while not engine._door.statistics().tasks_waiting:
+                await trio.lowlevel.checkpoint()
+            engine._door.release()
+    assert workers() == []
+
+
 async def test_loads_at_once_never_start_more_workers_than_allowed(two, gguf):
     most = 0
 
