@@ -84,4 +84,4 @@ def test_the_table_says_where_llama_cpp_came_from(ticking):
 
 def test_the_commands_are_those_of_the_readme():
     assert "\nmake run " in README
-    assert "$ .venv/bin/llambo ask -p seed=1 'What is a file server?'" in README
+    assert "$ llambo ask -p seed=1 'What is a file server?'" in README

@@ -1,8 +1,8 @@
 """A systemd of the system's kind, in namespaces of its own, with the units of examples/systemd.
 
 It is the real manager with the real sandbox: process 1 of a PID namespace. Nothing that it does
-may reach the machine (the units of a system would empty /tmp, as at a boot): it has a root of its
-own with /usr and /etc, both read-only, and knows the units in its /run only.
+may reach the machine (the units of a system would empty /tmp, as at a boot): it has a cgroup and a
+root of its own, with /usr and /etc read-only, and knows the units in its /run only.
 
 The units are as they are in the repository, but for three paths: the repository and Python may
 lie where the sandbox hides them (in /root, in /tmp), so they are bound to other places, and
@@ -20,6 +20,7 @@ import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 import psutil
 
@@ -33,6 +34,11 @@ UNITS = ROOT / "examples/systemd"
 MANAGER = "/lib/systemd/systemd"
 USER = 777
 """The number of the user `llambo` there."""
+
+SPACES = (
+    "unshare", "--pid", "--mount", "--propagation", "private", "--uts", "--ipc", "--cgroup",
+    "--fork", "--mount-proc", "--kill-child",
+)  # fmt: skip
 
 TARGETS = ("basic", "sysinit", "shutdown", "sockets", "multi-user")
 
@@ -52,16 +58,27 @@ bind() {{
 }}
 bind /usr usr
 bind /etc etc
-bind {ROOT} mnt
-bind {sysconfig.get_path("purelib")} media
-bind {sys.base_prefix} srv
+bind {quote(str(ROOT))} mnt
+bind {quote(sysconfig.get_path("purelib"))} media
+bind {quote(sys.base_prefix)} srv
 bind "$1/passwd" etc/passwd
 bind "$1/group" etc/group
-mount --rbind /dev dev
-mount --rbind /sys sys
+mount -t tmpfs dev dev
+mkdir dev/shm
+for node in null zero full random urandom tty; do
+    : >dev/$node
+    mount --bind /dev/$node dev/$node
+done
+ln -s pts/ptmx dev/ptmx
+: >dev/console
+mount --bind /dev/null dev/console
+mount -t tmpfs shm dev/shm
+mount -t sysfs -o ro sys sys
+mount -t cgroup2 cgroup sys/fs/cgroup
 mount -t proc proc proc
+bind proc/sys proc/sys
 mount -t tmpfs run run
-chmod 1777 tmp var/tmp
+chmod 1777 tmp var/tmp dev/shm
 mkdir -p run/systemd/system run/options run/opt
 cp "$1"/units/* run/systemd/system
 cp "$1"/llambo run/opt
@@ -74,7 +91,7 @@ mkdir old
 pivot_root . old
 umount -l /old
 rmdir /old
-export SYSTEMD_UNIT_PATH=/run/systemd/system SYSTEMD_LOG_TARGET=console
+export SYSTEMD_UNIT_PATH=/run/systemd/system
 exec {MANAGER} --system --unit=basic.target
 """
 
@@ -141,13 +158,41 @@ def _child(process: subprocess.Popen[bytes]) -> int | None:
 
 
 @contextmanager
+def _cgroup() -> Iterator[Path]:
+    """A cgroup below that of this process, gone with all below it at the end of the block."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    places = [Path(words[1]) for words in mounts if words[2] == "cgroup2"]
+    groups = Path("/proc/self/cgroup").read_text().splitlines()
+    own = [line.removeprefix("0::/") for line in groups if line.startswith("0::/")]
+    if not places or not own:
+        missing("systemd", "there is no cgroup2 here")
+    group = places[0] / own[0] / f"llambo-tests-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        missing("systemd", f"no cgroup can be made here: {error}")
+    try:
+        yield group
+    finally:
+        assert until(lambda: _removed(group)), f"{group} cannot be removed"
+
+
+def _removed(group: Path) -> bool:
+    """Remove a cgroup and those below it; whether that could be done, for nobody is in them."""
+    try:
+        for folder, _, _ in os.walk(group, topdown=False):
+            os.rmdir(folder)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
 def systemd(folder: Path) -> Iterator[Manager]:
     """Run it to the end of the block. folder: for its files. Skips where that cannot be."""
     if not Path(MANAGER).exists() or shutil.which("nsenter") is None:
         missing("systemd", "there is no systemd here: apt-get install systemd")
-    spaces = ["unshare", "--pid", "--mount", "--uts", "--ipc", "--cgroup", "--fork",
-              "--mount-proc", "--kill-child"]  # fmt: skip
-    if os.geteuid() or subprocess.run([*spaces, "true"], capture_output=True).returncode:
+    if os.geteuid() or subprocess.run([*SPACES, "true"], capture_output=True).returncode:
         missing("systemd", "only root may give systemd namespaces, and not in every container")
     units = folder / "units"
     units.mkdir()
@@ -162,10 +207,15 @@ def systemd(folder: Path) -> Iterator[Manager]:
     (folder / "llambo").chmod(0o755)
     (folder / "begin").write_text(BEGIN)
     environment = {"PATH": os.environ["PATH"], "container": "llambo-tests"}
-    command = [*spaces, "sh", str(folder / "begin"), str(folder)]
-    with (folder / "log").open("w") as log, started(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-    ) as process:  # fmt: skip
+    enter = 'echo $$ >"$0"/cgroup.procs; exec "$@"'
+    with (
+        _cgroup() as group,
+        (folder / "log").open("w") as log,
+        started(
+            ["sh", "-ec", enter, group, *SPACES, "sh", folder / "begin", folder],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+        ) as process,
+    ):  # fmt: skip
         pid = until(lambda: _child(process))
         assert pid, (folder / "log").read_text()
         manager = Manager(pid)
@@ -173,8 +223,4 @@ def systemd(folder: Path) -> Iterator[Manager]:
         assert until(lambda: manager.run(*ready).stdout == "running\n"), json.dumps(
             [manager.run(*ready).stdout, (folder / "log").read_text()]
         )
-        try:
-            yield manager
-        finally:
-            # Its cgroup would outlive it, with the filters of addresses.
-            manager.run("systemctl", "stop", "llambo*")
+        yield manager

@@ -8,8 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,7 @@ from tests.conftest import started
 from tests.e2e.conftest import DEADLINE, ask
 from tests.e2e.lineclient import PONG, STARTING, LineClient, answer
 from tests.e2e.programs import missing
-from tests.e2e.systemd import UNITS, systemd
+from tests.e2e.systemd import MANAGER, TARGETS, UNITS, USER, adapted, systemd
 
 DEPLOY = Path(__file__).parents[2].joinpath("docs/deploy.md").read_text()
 FUNCTIONS = "\n".join(re.findall(r"```sh\n(.*?)```", DEPLOY, flags=re.DOTALL))
@@ -188,56 +186,39 @@ def test_systemd_socket_activate_starts_a_bridge_for_its_first_client(tmp_path):
     assert all(map(os.path.exists, paths))
 
 
-@contextmanager
-def user_manager(home, runtime):
-    """A systemd of this user, which sees a /run of its own; a function that is its systemctl.
-
-    runtime: where it keeps sockets, on a tmpfs: it removes directories there only.
-    """
-    manager = "/lib/systemd/systemd"
-    script = f"mount -t tmpfs run /run && mkdir -p /run/systemd/system && exec {manager} --user"
-    variables = {**os.environ, "XDG_RUNTIME_DIR": str(runtime), "HOME": str(home)}
-    variables["SYSTEMD_UNIT_PATH"] = f"{home}/.config/systemd/user"
-    for name in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "LLAMBO_SOCKET"):
-        variables.pop(name, None)
-
-    with started(["unshare", "--mount", "sh", "-c", script], env=variables) as process:
-
-        def systemctl(*words):
-            return subprocess.run(
-                ["nsenter", f"--target={process.pid}", "--mount", "systemctl", "--user", *words],
-                capture_output=True, text=True, timeout=DEADLINE, check=False, env=variables,
-            )  # fmt: skip
-
-        try:
-            assert until(lambda: systemctl("is-system-running").stdout == "running\n")
-            yield systemctl
-        finally:
-            systemctl("stop", "llambo")
+USER_MANAGER = f"""
+[Service]
+Type=notify
+User=llambo
+Delegate=yes
+Environment=HOME=/run/home XDG_RUNTIME_DIR=/run/runtime SYSTEMD_UNIT_PATH=/run/home/units
+ExecStart={MANAGER} --user
+"""
+"""What user@.service does for a user who logs in."""
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give systemd a /run of its own")
-def test_a_user_runs_a_bridge_of_his_own(tmp_path):
-    tool("nsenter")
-    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
-        missing("systemd", "root may not unshare(1) mounts here, as in a container without rights")
-    folder = tmp_path / "home/.config/systemd/user"
-    shutil.copytree(UNITS / "user", folder)
-    unit = folder / "llambo.service"
-    unit.write_text(unit.read_text().replace("/opt/llambo/.venv/bin/llambo", LLAMBO))
-    for target in ("basic", "default", "shutdown"):
-        (folder / f"{target}.target").write_text(f"[Unit]\nDescription={target}\n")
-    (tmp_path / "home/.config/llambo").mkdir()
-    (tmp_path / "home/.config/llambo/options").write_text(ECHO.format("mine"))
-    with (
-        tempfile.TemporaryDirectory(dir="/dev/shm") as runtime,
-        user_manager(tmp_path / "home", runtime) as systemctl,
-    ):
-        done = systemctl("start", "llambo")
-        assert (done.returncode, done.stderr) == (0, "")
-        with Files(str(Path(runtime, "llambo/9p"))) as files:
-            assert '"name":"model-mine"' in files.read("model").decode()
-            assert ask(files, "hello") == "hello"
+def test_a_user_runs_a_bridge_of_his_own(manager):
+    runtime, home = manager.root / "run/runtime", manager.root / "run/home"
+    for folder in (runtime, home, home / "units", home / ".config/llambo"):
+        folder.mkdir(parents=True)
+    for unit in (UNITS / "user").iterdir():
+        (home / "units" / unit.name).write_text(adapted(unit.read_text()))
+    for target in TARGETS:
+        (home / f"units/{target}.target").write_text(f"[Unit]\nDescription={target}\n")
+    (home / "units/default.target").symlink_to("basic.target")
+    (home / ".config/llambo/options").write_text(ECHO.format("mine"))
+    for path in (runtime, home, *home.rglob("*")):
+        os.chown(path, USER, USER, follow_symlinks=False)
+    (manager.root / "run/systemd/system/own.service").write_text(USER_MANAGER)
+    manager.systemctl("start", "own")
+    done = manager.run(
+        "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups",
+        "env", "XDG_RUNTIME_DIR=/run/runtime", "systemctl", "--user", "start", "llambo",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    with Files(str(runtime / "llambo/9p")) as files:
+        assert '"name":"model-mine"' in files.read("model").decode()
+        assert ask(files, "hello") == "hello"
 
 
 @pytest.fixture
