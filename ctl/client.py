@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -12,6 +13,7 @@ from py9p.messages import CodecError, ProtocolError
 from py9p.native import decode_dir
 
 from ctl.address import CommandError, connect, default_socket
+from ctl.owner import user_name
 
 _MSIZE = (64 << 10) + IOHDRSZ
 
@@ -32,7 +34,7 @@ class Files:
             where = address or default_socket()
             said = "" if isinstance(error, RemoteError) else "no 9P server answers there: "
             raise CommandError(f"{where}: {said}{error}") from None
-        self._client.attach(0, aname=aname)
+        self._client.attach(0, aname=aname, uname=user_name(os.getuid()))
         self._fids = itertools.count(1)
 
     def __enter__(self) -> Files:

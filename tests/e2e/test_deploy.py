@@ -115,6 +115,19 @@ def test_a_bridge_whose_event_loop_is_stuck_is_started_again(manager):
     assert until(lambda: pongs(manager.root / "run/llambo/line.sock"))
 
 
+def test_the_configuration_of_a_service_is_read_again_at_reload(manager):
+    manager.options("options", "OPTIONS=--config /run/options/llambo.toml\n")
+    manager.options("llambo.toml", "engine = 'echo'\nmodel = 'first'\n")
+    manager.systemctl("start", "llambo")
+    manager.options("llambo.toml", "engine = 'echo'\nmodel = 'first'\nmax-sessions = 9\n")
+    manager.systemctl("reload", "llambo")
+    assert until(lambda: "llambo.toml read again: max-sessions 256 → 9" in manager.log)
+    manager.options("llambo.toml", "nonsense = 1\n")
+    manager.run("systemctl", "restart", "llambo")
+    assert until(lambda: manager.show("llambo", "Result") == "exit-code")
+    assert manager.show("llambo", "NRestarts") == "0"
+
+
 def test_systemd_runs_a_pool_of_bridges_from_the_template(manager):
     manager.systemctl("start", "llambo", "llambo@0", "llambo@1")
     folder = manager.root / "run/llambo"
@@ -139,6 +152,9 @@ def test_the_first_client_of_a_socket_starts_the_service(manager):
     manager.systemctl("start", "llambo.socket", "llambo-line.socket")
     folder = manager.root / "run/llambo"
     assert manager.show("llambo", "ActiveState") == "inactive"
+    member = ("setpriv", "--reuid=4242", f"--regid={USER}", "--clear-groups")
+    done = manager.run(*member, "/run/opt/llambo", "ask", "/run/llambo/9p", "hello")
+    assert (done.stdout, done.returncode) == ("hello\n", 0), done.stderr
     with Files(str(folder / "9p")) as files:
         assert ask(files, "hello") == "hello"
     assert pongs(folder / "line.sock")
