@@ -28,7 +28,6 @@ from typing import BinaryIO, NamedTuple, TypeAlias
 import trio
 
 import engine
-from ctl import metricshttp
 from ctl.address import default_socket
 from ctl.bridge import Bridge
 from ctl.caches import sources
@@ -37,6 +36,7 @@ from ctl.config import Configuration, Source
 from ctl.kinds import host_port
 from ctl.lineserver import LineServer
 from ctl.log import begin as begin_log
+from ctl.metricshttp import Page
 from ctl.namespace import Llambo
 from ctl.options import bridge_options, client_limits, log_level
 from ctl.reload import Reloading
@@ -139,11 +139,7 @@ async def _serve(args: argparse.Namespace, reloading: Reloading) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, *hangup) as signals:
         # The listeners first: a second bridge at the same socket ends here, and must not touch
         # the trace of the first.
-        async with (
-            _bridge(args) as bridge,
-            _listening(args) as listeners,
-            _metrics_http(args, bridge),
-        ):
+        async with _bridge(args) as bridge, _listening(args) as listeners:
             each = 1 + (LINE_DESCRIPTORS if listeners.lines else 0)
             _allow_descriptors(limits.connections, each)
             with _trace_file(args.trace) as trace:
@@ -151,7 +147,7 @@ async def _serve(args: argparse.Namespace, reloading: Reloading) -> None:
                     traces.append(Recorder(trace))
                 server = bridge.server = Server(Llambo(bridge), limits=limits, traces=traces)
                 lines = bridge.line_server = LineServer(bridge, limits)
-                services: tuple[listen.Service, ...] = (server, lines)
+                services: tuple[listen.Service, ...] = (server, lines, Page(bridge.metrics))
                 async with trio.open_nursery() as connections:
                     allow = partial(_allow_descriptors, each=each)
                     catalog_of = partial(_catalog, bridge.engine)
@@ -161,7 +157,8 @@ async def _serve(args: argparse.Namespace, reloading: Reloading) -> None:
                     connections.start_soon(_load_first, bridge, args)
                     connections.start_soon(notifier.live, partial(_in_words, bridge))
                     if args.stdio:
-                        stdio = partial(_serve_stdio, server, bridge, alone=not any(listeners))
+                        alone = not (listeners.files or listeners.lines)
+                        stdio = partial(_serve_stdio, server, bridge, alone=alone)
                         connections.start_soon(stdio)
                     async with trio.open_nursery() as accepting:
                         for service, where in zip(services, listeners, strict=True):
@@ -235,29 +232,34 @@ async def _take_signals(
 
 
 class _Listeners(NamedTuple):
-    """Where 9P is spoken, and where the line protocol is."""
+    """Where 9P is spoken, where the line protocol is, and where `metrics` is served by HTTP."""
 
     files: list[Listener]
     lines: list[Listener]
+    pages: list[Listener]
 
 
 @asynccontextmanager
 async def _listening(args: argparse.Namespace) -> AsyncIterator[_Listeners]:
     """The listeners that the options ask for. Raises `Error` where one of them cannot be."""
-    listeners = _Listeners([], [])
+    listeners = _Listeners([], [], [])
     try:
         await _open_listeners(args, listeners)
         for listener in listeners.files:
             log.info("serving %s", listen.address_of(listener))
         for listener in listeners.lines:
             log.info("serving %s, the line protocol", listen.address_of(listener))
+        for listener in listeners.pages:
+            _, host, port = listen.address_of(listener).split("!")
+            host = f"[{host}]" if ":" in host else host
+            log.info("serving http://%s:%s/metrics", host, port)
         for listener in listeners.files if args.log_format == "text" else ():
             if isinstance(listener, listen.UnixListener):
                 _say_how_to_use(str(listener.path))
                 break
         yield listeners
     finally:
-        for listener in (*listeners.files, *listeners.lines):
+        for listener in (*listeners.files, *listeners.lines, *listeners.pages):
             await trio.aclose_forcefully(listener)
 
 
@@ -272,31 +274,19 @@ async def _open_listeners(args: argparse.Namespace, listeners: _Listeners) -> No
         host, port = host_port(address)
         with _naming(f"tcp!{host}!{port}"):
             listeners.files.extend(await listen.tcp(host, port, insecure=args.insecure))
+    if args.metrics_http is not None:
+        host, port = host_port(args.metrics_http)
+        with _naming(f"http://{args.metrics_http}/metrics"):
+            listeners.pages.extend(await listen.tcp(host, port, insecure=True))
     if not (args.socket or args.stdio or passed):
         args.socket = [args.default_socket]
-    for paths, where in zip((args.socket, args.line_socket), listeners, strict=True):
+    for paths, where in zip((args.socket, args.line_socket), listeners, strict=False):
         there = [listen.address_of(listener) for listener in where]
         for path in paths:
             if f"unix!{path}" in there:
                 continue  # systemd has opened it, with the mode that its unit says
             with _naming(path):
                 where.append(listen.unix(path, mode=args.socket_mode, group=args.socket_group))
-
-
-@asynccontextmanager
-async def _metrics_http(args: argparse.Namespace, bridge: Bridge) -> AsyncIterator[None]:
-    """The time in which `metrics` is served by HTTP, too, if the options ask for that."""
-    if args.metrics_http is None:
-        yield
-        return
-    host, port = host_port(args.metrics_http)
-    with _naming(f"http://{args.metrics_http}/metrics"):
-        server = await metricshttp.begin(bridge.metrics, host, port)
-    log.info("serving http://%s/metrics", metricshttp.address(server))
-    try:
-        yield
-    finally:
-        await metricshttp.end(server)
 
 
 @contextmanager
