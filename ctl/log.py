@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import select
+import socket
+import stat
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 
 FORMATS = ("text", "json")
 """Of ``--log-format``."""
@@ -59,32 +63,58 @@ class Json(logging.Formatter):
         }
         if record.exc_info:
             event["traceback"] = self.formatException(record.exc_info)
-        # A path that is not UTF-8 has lone surrogates, which no JSON can have.
-        return json.dumps(event, ensure_ascii=False).encode(errors="replace").decode()
+        return json.dumps(event)  # in ASCII: C1 is a control sequence, too
 
 
-class Unhurried(logging.StreamHandler):  # type: ignore[type-arg]
-    """Standard error, without waiting for it: a pipe that nobody reads, or a terminal stopped with
-    ^S, would stop every client's answer. Lines are lost then, and the next says how many."""
+class Unhurried(logging.Handler):
+    """Writes what can be written at once. A pipe that nobody reads, or a terminal stopped with ^S,
+    would stop every client's answer, and a full disk is no reason to end. Lines are lost then, and
+    the next says how many."""
 
-    def __init__(self) -> None:
-        super().__init__(sys.stderr)
-        self._poll = select.poll()
-        self._poll.register(sys.stderr.fileno(), select.POLLOUT)
+    def __init__(self, descriptor: int = 2) -> None:
+        super().__init__()
+        self._write = _writer(descriptor)
         self._lost = 0
+        self._cut = False
+        """Whether the last line was written in part."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the event, if that can be done at once."""
-        if not self._poll.poll(0):
-            self._lost += 1
-            return
+        """Write the event, or count it as lost."""
         if self._lost:
-            lost, self._lost = self._lost, 0
-            text = "%d lines of the log are lost: nobody read standard error"
-            super().emit(
-                logging.LogRecord("llambo", logging.WARNING, __file__, 0, text, (lost,), None)
+            text = "%d lines of the log are lost: standard error did not take them"
+            note = logging.LogRecord(
+                "llambo", logging.WARNING, __file__, 0, text, (self._lost,), None
             )
-        super().emit(record)
+            if not self._put(note):
+                self._lost += 1
+                return
+            self._lost = 0
+        if not self._put(record):
+            self._lost += 1
+
+    def _put(self, record: logging.LogRecord) -> bool:
+        """Whether all of it could be written."""
+        data = f"{chr(10) * self._cut}{self.format(record)}\n".encode(errors="backslashreplace")
+        try:
+            count = self._write(data)
+        except OSError:
+            return False
+        self._cut = count < len(data)
+        return not self._cut
+
+
+def _writer(descriptor: int) -> Callable[[bytes], int]:
+    """A write to what that descriptor leads to which never waits. What others do with the same
+    terminal or pipe must not change, so it is a description of our own, where there can be one."""
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISSOCK(mode):
+        sock = socket.socket(fileno=os.dup(descriptor))
+        return lambda data: sock.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    if not stat.S_ISREG(mode):
+        with suppress(OSError):  # of a terminal that is another user's
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            descriptor = os.open(f"/proc/self/fd/{descriptor}", flags)
+    return partial(os.write, descriptor)
 
 
 def begin(level: int, form: str = "text") -> None:

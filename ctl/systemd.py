@@ -25,23 +25,24 @@ class Notifier:
         path = environment.pop("NOTIFY_SOCKET", "")
         self._address = f"\0{path[1:]}" if path.startswith("@") else path
         watched = environment.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        allowed = int(environment.pop("WATCHDOG_USEC", "0")) / 1e6
+        micros = environment.pop("WATCHDOG_USEC", "")
+        allowed = int(micros) / 1e6 if micros.isdecimal() else 0.0
         self.period = min(allowed / 2, EVERY) if watched and allowed else EVERY
 
     def tell(self, **assignments: str) -> None:
         """Send these, such as ``READY="1"``. A manager that does not listen is no error."""
         if not self._address:
             return
-        text = "\n".join(f"{name}={value}" for name, value in assignments.items())
+        lines = (f"{name}={' '.join(value.split())}" for name, value in assignments.items())
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, suppress(OSError):
             sock.setblocking(False)
-            sock.sendto(text.encode(), self._address)
+            sock.sendto("\n".join(lines).encode(errors="replace"), self._address)
 
     async def live(self, state: Callable[[], str]) -> None:
         """Give signs of life, with a line about the state, until cancelled."""
         if not self._address:
             return
-        self.tell(READY="1", STATUS=state())
         while True:
+            # READY each time: a message is lost where the manager's queue is full.
+            self.tell(READY="1", WATCHDOG="1", STATUS=state())
             await trio.sleep(self.period)
-            self.tell(WATCHDOG="1", STATUS=state())

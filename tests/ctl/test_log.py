@@ -3,12 +3,14 @@
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
-from ctl.log import Json, Printable
+from ctl.log import Json, Printable, Unhurried
 
 BEGIN = "import logging, sys; from ctl import log; log.begin(logging.INFO, sys.argv[1]); "
 
@@ -51,30 +53,81 @@ def test_a_traceback_is_in_the_line_of_its_event():
     assert "ValueError: broken" in json.loads(text)["traceback"]
 
 
-@pytest.mark.parametrize("text", ["a\nb\x00\x1b", "\ud800 lone", '"quoted"'])
+@pytest.mark.parametrize("text", ["a\nb\x00\x1b", "\ud800 lone", '"quoted"', "\x9b2J\u2028\x7f"])
 def test_json_takes_any_text(text):
     line = Json().format(record("%s", text))
     assert "\n" not in line
-    assert json.loads(line)["message"] == text.replace("\ud800", "?")
+    assert line.isascii()
+    assert json.loads(line)["message"] == text
 
 
-def test_a_log_that_nobody_reads_stops_nobody_and_says_what_is_lost():
-    reader, writer = os.pipe()
-    script = BEGIN + "[logging.info('x' * 1000) for _ in range(1000)]; print('done', flush=True); "
-    script += "input(); logging.info('last')"
+def told(lines, room, last="input(); logging.info('last')"):
+    """What a process logs so many lines, to which nobody listens: its first line, and those that
+    it says when all of that was read."""
+    script = f"{BEGIN} [logging.info('x' * {room}) for _ in range({lines})]; "
+    return script + f"print('done', flush=True); {last}"
+
+
+def drained(reader):
+    """What stands in a pipe or a socket."""
+    os.set_blocking(reader, False)
+    data = b""
+    with suppress(BlockingIOError):
+        while piece := os.read(reader, 65536):
+            data += piece
+    return data
+
+
+@pytest.mark.parametrize("length", [1000, 9000])
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_log_that_nobody_reads_stops_nobody_and_says_what_is_lost(kind, length):
+    if kind == "pipe":
+        reader, writer = os.pipe()
+    else:
+        reader, writer = (end.detach() for end in socket.socketpair())
     with subprocess.Popen(
-        [sys.executable, "-c", script, "text"],
+        [sys.executable, "-c", told(1000, length), "text"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=writer, text=True,
     ) as process:  # fmt: skip
         os.close(writer)
         assert process.stdout.readline() == "done\n"
-        with open(reader) as log:
-            first = log.readline()
-            process.communicate("\n", timeout=30)
-            *_, lost, last = log.read().splitlines()
-    assert first == f"llambo: {'x' * 1000}\n"
-    assert lost.endswith("lines of the log are lost: nobody read standard error")
+        before = drained(reader).decode().splitlines()
+        process.stdin.write("\n")
+        process.stdin.close()
+        process.wait(30)
+        *_, lost, last = drained(reader).decode().splitlines()
+        os.close(reader)
+    assert before[0] == f"llambo: {'x' * length}"
+    assert lost.endswith("lines of the log are lost: standard error did not take them")
     assert last == "llambo: last"
+
+
+def test_a_terminal_that_shows_nothing_stops_nobody():
+    master, terminal = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", told(100, 9000, "0"), "text"],
+        stdout=subprocess.PIPE, stderr=terminal, text=True,
+    ) as process:  # fmt: skip
+        assert process.communicate(timeout=30)[0] == "done\n"
+    os.close(terminal)
+    os.close(master)
+
+
+def test_a_line_behind_one_that_was_cut_begins_anew():
+    reader, writer = os.pipe()
+    handler = Unhurried(writer)
+    handler.setFormatter(Printable())
+    for _ in range(3):
+        handler.emit(record("x" * 50_000))
+    drained(reader)
+    handler.emit(record("whole"))
+    assert os.read(reader, 65536).decode().splitlines() == [
+        "",
+        "llambo: 2 lines of the log are lost: standard error did not take them",
+        "llambo: whole",
+    ]
+    os.close(reader)
+    os.close(writer)
 
 
 def test_the_priority_is_for_the_journal_alone(tmp_path):
