@@ -16,10 +16,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from ctl import __version__
+from engine.api import Usage
 
 if TYPE_CHECKING:
     from ctl.bridge import Bridge
-    from engine.api import Usage
+    from ctl.turn import Turn
 
 Labels = tuple[str, ...]
 """The values of a sample's labels, in their order."""
@@ -72,12 +73,12 @@ class Metrics:
         registry.register(self._state)
         prometheus_client.ProcessCollector(registry=registry)
 
-    def answered(self, model: str, outcome: str, usage: Usage | None) -> None:
+    def answered(self, turn: Turn, outcome: str) -> None:
         """An answer has ended. outcome: a finish reason; ``error`` for one that failed."""
-        model = self.label(model)
+        model, usage = self.label(turn.model), turn.usage
         self._requests.labels(model, outcome).inc()
-        if usage is None:
-            return
+        # What was told while it ran has to stay, also where nothing is known of its end.
+        usage = usage or Usage(completion_tokens=len(turn.ends))
         self._state.count(model, usage)
         if usage.completion_tokens:
             self._queue.observe(usage.queue_s)
@@ -119,6 +120,8 @@ class _State(Collector):
         self._bridge = bridge
         self._metrics = metrics
         self._tokens: dict[str, _Tokens] = {}
+        self._restarts: dict[Labels, int] = {}
+        """The most that was ever told: a counter does not go back, nor away with its model."""
 
     def count(self, model: str, usage: Usage) -> None:
         """Add what an answer took."""
@@ -195,12 +198,14 @@ class _State(Collector):
             label = (self._metrics.label(turn.model),)
             which = queued if turn.state == "queued" else running
             which[label] = which.get(label, 0) + 1
+        for labels, count in restarts.items():
+            self._restarts[labels] = max(count, self._restarts.get(labels, 0))
         for family, name, text, values in (
             (GaugeMetricFamily, "requests_running", "Answers on their way.", running),
             (GaugeMetricFamily, "requests_queued", "Answers that wait to be begun.", queued),
             (GaugeMetricFamily, "model_ready", "Whether it can answer.", ready),
             (GaugeMetricFamily, "model_memory_bytes", "What it takes.", memory),
-            (CounterMetricFamily, "worker_restarts", "How often its worker died.", restarts),
+            (CounterMetricFamily, "worker_restarts", "How often its worker died.", self._restarts),
         ):
             yield _labelled(family, f"llambo_{name}", text, ["model"], values)
 

@@ -56,7 +56,7 @@ class Requests:
         outcome = "error"
         if error is None:  # without usage the bridge itself has ended it
             outcome = usage.finish_reason if usage is not None else "cancelled"
-        self._metrics.answered(turn.model, outcome, usage)
+        self._metrics.answered(turn, outcome)
         counts = {}
         text = ""
         if usage is not None:

@@ -313,7 +313,8 @@ def _say_how_to_use(path: str) -> None:
     log.info("     %s status%s", command, address)
     # Inferno runs it from wherever its emu was started.
     dial = shlex.quote(os.path.abspath(sys.argv[0]))
-    log.info("     mount -A {os %s dial %s >[1=0]} /n/llm    (in Inferno)", dial, path)
+    mount = f"mount -A {{os {dial} dial {path} >[1=0]}} /n/remote"
+    log.info("     bind -a '#C' /; %s    (in Inferno)", mount)
 
 
 def _first_model(inference: Engine) -> str | None:

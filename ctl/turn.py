@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
+from msgspec.structs import replace
 
 from ctl import replies
 from ctl.errors import INTERNAL, for_clients
@@ -98,9 +99,12 @@ class Turn:
         """Ask and take the answer in. request: makes the question once the model is known."""
         answer: Answer | None = None
         error: str | None = None
+        waited = 0.0
         with self._scope:
             try:
+                began = trio.current_time()
                 status = await bridge.ready(model)
+                waited = trio.current_time() - began
                 asked = request(status)
                 async with bridge.engine.generate(model, asked) as answer:
                     self._answer = answer
@@ -121,6 +125,8 @@ class Turn:
             self.usage = Usage(finish_reason="cancelled")
         elif answer is not None:
             self.usage = answer.usage
+            if answer.usage is not None:
+                self.usage = replace(answer.usage, queue_s=waited + answer.usage.queue_s)
             self.dropped += answer.dropped
         if answer is not None:
             self.keep_logprobs(answer)

@@ -297,7 +297,10 @@ class LlamaEngine:
         repack = self._repack
         error, fault = await self._run_worker(model, repack)
         if fault and repack and model.state == "loading":
-            logger.warning("%s; starting it again without weight repacking", error)
+            logger.warning(
+                "%s, as with AMX llama.cpp does; starting it again without weight repacking",
+                error,
+            )
             self._repack, self._note = False, NO_REPACK
             error, fault = await self._run_worker(model, repack=False)
             if fault and model.state == "loading":

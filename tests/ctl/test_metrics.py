@@ -77,6 +77,32 @@ async def test_the_times_of_an_answer_are_in_the_histograms(slow, autojump_clock
     assert found["llambo_queue_seconds_count"] == 1
 
 
+async def test_the_wait_for_a_model_counts_as_time_to_the_first_token(
+    slow, slow_bridge, monkeypatch, autojump_clock
+):
+    ready = slow_bridge.ready
+
+    async def later(name):
+        await trio.sleep(3)
+        return await ready(name)
+
+    monkeypatch.setattr(slow_bridge, "ready", later)
+    await slow.ask("one")
+    found = await figures(slow)
+    assert found["llambo_time_to_first_token_seconds_sum{model=echo}"] == pytest.approx(3.5)
+    assert found["llambo_queue_seconds_sum"] == pytest.approx(3)
+    assert (await slow.json("usage"))["last"]["queue_s"] == pytest.approx(3)
+
+
+async def test_no_counter_goes_away_with_its_model(client):
+    await client.ask("one")
+    before = await figures(client)
+    await client.write("ctl", "FREE")
+    after = await figures(client)
+    counters = {name for name in before if "_total" in name}
+    assert all(after[name] >= before[name] for name in counters)
+
+
 async def test_a_text_that_was_embedded_is_counted(client):
     await client.write("embed", "a king")
     await client.read("embed")
