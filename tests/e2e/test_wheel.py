@@ -38,7 +38,8 @@ import importlib, pkgutil
 for name in ("ctl", "engine", "fs9p"):
     package = importlib.import_module(name)
     for module in pkgutil.walk_packages(package.__path__, f"{name}."):
-        if module.name != "engine.worker":
+        # The one is a program; the other needs what the extra `hub` brings.
+        if module.name not in ("engine.worker", "ctl.download"):
             importlib.import_module(module.name)
 """
 
@@ -143,6 +144,15 @@ def test_the_demo_extra_brings_the_model_that_serve_looks_for(wheel):
 def test_all_that_it_imports_is_declared(empty):
     run(empty / "python", "-m", "pip", "check", folder=empty)
     run(empty / "python", "-c", IMPORT_ALL, folder=empty)
+
+
+def test_without_the_extra_pull_says_what_it_needs(empty):
+    done = subprocess.run(
+        [empty / "llambo", "pull", "o/x-GGUF"], capture_output=True, text=True,
+        timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("llambo: pull needs the Python package huggingface_hub: ")
 
 
 def test_it_tells_its_version(empty):
