@@ -145,7 +145,7 @@ def _blob(root: str, manifest: str, name: str, whose: str) -> ModelFile | None:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return None
             layers = _manifest.decode(file.read(MAX_MANIFEST)).layers or []
-    except (OSError, msgspec.MsgspecError, RecursionError):
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return None
     digests = [layer.digest for layer in layers if layer.media_type == _OLLAMA_MODEL]
     if len(digests) != 1 or not _DIGEST.fullmatch(digests[0]) or not _is_name(name):

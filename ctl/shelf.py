@@ -7,6 +7,7 @@ changes.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from ctl.caches import ModelFile, Source
 from engine import gguf
 from engine.api import EngineError, LoadOptions
 from engine.metadata import Header
+
+log = logging.getLogger("llambo")
 
 MAX_MODELS = 4096
 """Models of one source."""
@@ -65,6 +68,7 @@ class Shelf:
         self._looked = float("-inf")
         self._facts: dict[ModelFile, Facts] = {}
         """Of every file of the last look, listed or not."""
+        self._failed: set[Source] = set()
 
     def look(self, *, now: bool = False) -> None:
         """Look at the sources, if the last look is too old, or ``now``."""
@@ -73,14 +77,26 @@ class Shelf:
         facts: dict[ModelFile, Facts] = {}
         entries: list[Entry] = []
         for source in self.sources:
-            for file in islice(source.look(source.root), MAX_MODELS):
-                known = facts[file] = self._facts.get(file) or read(file)
-                if self._lists(known):
-                    entries.append(Entry(source, file, known))
+            try:
+                found = self._found(source)
+                self._failed.discard(source)
+            except Exception:
+                # Somebody's odd file must not hide every other model.
+                if source not in self._failed:
+                    where = f"{source.title}, {source.root}"
+                    log.exception("a defect in looking for models: %s", where)
+                self._failed.add(source)
+                found = [entry for entry in self.entries if entry.source == source]
+            facts.update((entry.file, entry.facts) for entry in found)
+            entries += [entry for entry in found if self._lists(entry.facts)]
         self._facts = facts
         self._looked = time.monotonic()
         if entries != self.entries:
             self.entries = entries
+
+    def _found(self, source: Source) -> list[Entry]:
+        files = islice(source.look(source.root), MAX_MODELS)
+        return [Entry(source, file, self._facts.get(file) or read(file)) for file in files]
 
     def read_on(self) -> bool:
         """Read headers to their ends for the time of a `SLICE`; whether there are more."""

@@ -96,7 +96,9 @@ def split(name: str) -> tuple[str, int, int] | None:
     """What a file that is a part of a model is named by: the model's name, which part it is, from
     1, and how many there are. None if it is no part. Source: llama_split_path of llama.cpp."""
     match = _PART.fullmatch(name)
-    return (match[1], int(match[2]), int(match[3])) if match else None
+    if match is None or not 1 <= int(match[2]) <= int(match[3]):
+        return None
+    return match[1], int(match[2]), int(match[3])
 
 
 def parts(path: str) -> list[str]:

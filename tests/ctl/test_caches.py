@@ -110,6 +110,11 @@ def test_a_model_in_parts_lies_in_the_hub_as_links(home):
     assert [file.path for file in caches.hugging_face(str(home))] == [str(at / names[0])]
 
 
+def test_a_number_of_no_part_belongs_to_the_name(tmp_path):
+    write(tmp_path / "odd-00001-of-00000.gguf")
+    assert [file.name for file in caches.folder(str(tmp_path))] == ["odd-00001-of-00000"]
+
+
 def test_what_only_goes_with_a_model_is_none(home, found):
     hugging_face(home / ".cache/huggingface/hub", "org/repo", "mmproj-F16.gguf", **CLIP)
     write(home / ".local/share/llambo/models/eyes.gguf", **CLIP)
@@ -147,6 +152,10 @@ def another_digest(manifest):
     manifest.write_text(manifest.read_text().replace("sha256:", "../../../etc/passwd:"))
 
 
+def not_utf8(manifest):
+    manifest.write_bytes(manifest.read_bytes().replace(b"image.model", b"image.m\xff"))
+
+
 def pipe(manifest):
     manifest.unlink()
     os.mkfifo(manifest)
@@ -162,7 +171,7 @@ def no_blob(manifest):
         blob.unlink()
 
 
-SPOILED = (broken_json, not_an_object, another_digest, pipe, dangling, no_blob)
+SPOILED = (broken_json, not_an_object, not_utf8, another_digest, pipe, dangling, no_blob)
 
 
 @pytest.mark.parametrize("spoil", SPOILED)

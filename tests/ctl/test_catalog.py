@@ -145,6 +145,29 @@ def test_a_look_that_finds_nothing_new_leaves_the_list_as_it_is(folder):
     assert one.entries is before
 
 
+def test_a_source_that_fails_keeps_what_was_found_and_stops_no_other(folder, cache, caplog):
+    def odd(root):
+        if broken:
+            raise RuntimeError("a defect")
+        return caches.folder(root)
+
+    broken = False
+    both = Shelf([Source("odd", str(folder), odd), cache], 0)
+    both.look()
+    broken = True
+    (folder / "one.gguf").unlink()
+    write(folder.parent / "cache/org/repo/fresh.gguf")
+    both.look()
+    both.look()
+    assert [entry.file.name for entry in both.entries] == ["one", "two", "fresh", "theirs"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"a defect in looking for models: odd, {folder}"
+    ]
+    broken = False
+    both.look()
+    assert [entry.file.name for entry in both.entries] == ["two", "fresh", "theirs"]
+
+
 def test_headers_are_read_to_their_ends_later(folder):
     write(folder / "one.gguf")
     one = Shelf([Source("--models", str(folder), caches.folder)], 0)
