@@ -15,7 +15,7 @@ from itertools import islice
 
 import trio
 
-from ctl.caches import ModelFile, Source
+from ctl.caches import ModelFile, Source, say_not_all
 from engine import gguf
 from engine.api import EngineError, LoadOptions
 from engine.metadata import Header
@@ -95,7 +95,10 @@ class Shelf:
             self.entries = entries
 
     def _found(self, source: Source) -> list[Entry]:
-        files = islice(source.look(source.root), MAX_MODELS)
+        files = list(islice(source.look(source.root), MAX_MODELS + 1))
+        if len(files) > MAX_MODELS:
+            say_not_all(source.root, f"{MAX_MODELS} models")
+            files.pop()
         return [Entry(source, file, self._facts.get(file) or read(file)) for file in files]
 
     def read_on(self) -> bool:

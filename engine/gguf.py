@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from engine import memory, metadata
@@ -75,7 +76,7 @@ def header(path: str, *, whole: bool = False) -> Header:
             _check_header(file.read(_HEADER.size), path)
             found = metadata.read(file, whole=whole)
     if whole and found.whole:
-        others = [header(part, whole=True) for part in parts(path)[1:]]
+        others = [header(part, whole=True) for part in islice(parts(path), 1, None)]
         found.parameters = sum(each.parameters or 0 for each in (found, *others)) or None
     return found
 
@@ -101,15 +102,16 @@ def split(name: str) -> tuple[str, int, int] | None:
     return match[1], int(match[2]), int(match[3])
 
 
-def parts(path: str) -> list[str]:
-    """The paths of all parts of a model, given the first; of one in a single file, that."""
+def parts(path: str) -> Iterator[str]:
+    """The paths of all parts of a model, given the first; of one in a single file, that. A name
+    may speak of more than there are."""
     folder, name = os.path.split(path)
     first = split(name)
     if first is None or first[1] != 1:
-        return [path]
+        return iter((path,))
     prefix, _, count = first
     names = (f"{prefix}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1))
-    return [os.path.join(folder, name) for name in names]
+    return (os.path.join(folder, name) for name in names)
 
 
 @contextmanager

@@ -207,11 +207,46 @@ def test_a_link_in_a_circle_is_followed_once(tmp_path):
     assert [file.name for file in caches.folder(str(tmp_path))] == ["m"]
 
 
-def test_an_enormous_tree_is_looked_at_in_part(tmp_path, monkeypatch):
+def test_a_link_that_leads_nowhere_hides_nothing_beside_it(tmp_path):
+    write(tmp_path / "m.gguf")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "below").symlink_to("m.gguf/below")
+    assert [file.name for file in caches.folder(str(tmp_path))] == ["m"]
+
+
+def test_an_enormous_tree_is_looked_at_in_part_and_that_is_said_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(caches, "MAX_ENTRIES", 20)
-    for number in range(30):
-        write(tmp_path / str(number) / "m.gguf")
-    assert len(list(caches.folder(str(tmp_path)))) < 20
+    for number in range(15):
+        write(tmp_path / f"{number:02}" / "m.gguf")
+    for _ in range(2):
+        assert len(list(caches.folder(str(tmp_path)))) == 5
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}: there are more than 20 names; not all of them are looked at"
+    ]
+
+
+def test_what_is_no_model_does_not_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(caches, "MAX_ENTRIES", 3)
+    for number in range(20):
+        (tmp_path / f"{number:02}.png").touch()
+    for number in range(3):
+        write(tmp_path / f"m{number}.gguf")
+    assert len(list(caches.folder(str(tmp_path)))) == 3
+
+
+def test_all_revisions_of_the_hub_count_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(caches, "MAX_ENTRIES", 12)
+    for number in range(10):
+        hugging_face(tmp_path, f"org/repo{number}", "a.gguf", "b.gguf", "c.gguf", "d.gguf")
+    assert len(list(caches.hugging_face(str(tmp_path)))) < 12
+
+
+def test_a_number_of_parts_that_nobody_has_is_not_looked_for(tmp_path, monkeypatch):
+    write(tmp_path / "m-00001-of-99999.gguf")
+    looked, there = [], os.stat
+    monkeypatch.setattr(os, "stat", lambda path: looked.append(path) or there(path))
+    assert list(caches.folder(str(tmp_path))) == []
+    assert len(looked) < 5
 
 
 def test_a_deep_tree_is_not_descended(tmp_path):

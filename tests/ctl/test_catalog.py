@@ -168,6 +168,14 @@ def test_a_source_that_fails_keeps_what_was_found_and_stops_no_other(folder, cac
     assert [entry.file.name for entry in both.entries] == ["two", "fresh", "theirs"]
 
 
+def test_more_models_than_are_listed_are_told_of(folder, monkeypatch, caplog):
+    monkeypatch.setattr(shelf, "MAX_MODELS", 1)
+    one = Shelf([Source("--models", str(folder), caches.folder)], 0)
+    one.look()
+    assert [entry.file.name for entry in one.entries] == ["one"]
+    assert "there are more than 1 models" in caplog.text
+
+
 def test_headers_are_read_to_their_ends_later(folder):
     write(folder / "one.gguf")
     one = Shelf([Source("--models", str(folder), caches.folder)], 0)

@@ -150,17 +150,17 @@ def test_whatever_stands_in_a_file_is_no_error(data, whole):
 def test_the_parts_of_a_model_are_named_by_its_first():
     assert split("m-00002-of-00003.gguf") == ("m", 2, 3)
     assert split("m.gguf") is None
-    assert parts("/x/m-00001-of-00002.gguf") == [
+    assert list(parts("/x/m-00001-of-00002.gguf")) == [
         "/x/m-00001-of-00002.gguf",
         "/x/m-00002-of-00002.gguf",
     ]
-    assert parts("/x/m-00002-of-00002.gguf") == ["/x/m-00002-of-00002.gguf"]
+    assert list(parts("/x/m-00002-of-00002.gguf")) == ["/x/m-00002-of-00002.gguf"]
 
 
 @pytest.mark.parametrize("name", ["m-00001-of-00000.gguf", "m-00000-of-00002.gguf"])
 def test_a_number_that_no_part_has_names_no_part(name):
     assert split(name) is None
-    assert parts(f"/x/{name}") == [f"/x/{name}"]
+    assert list(parts(f"/x/{name}")) == [f"/x/{name}"]
 
 
 def test_the_parameters_of_all_parts_are_added_up(tmp_path):
