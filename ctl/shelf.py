@@ -36,12 +36,14 @@ COMPANIONS = frozenset(("clip", "mmproj", "imatrix"))
 class Facts:
     """What a file says. error: why it cannot be loaded, as far as its first bytes show. needs:
     bytes of memory that a LOAD with the usual options takes. tried: whether its header was read
-    to the end, as far as that goes."""
+    to the end, as far as that goes. passing: whether the error is the system's and not the file's,
+    so that it may be gone though the file has not changed."""
 
     header: Header
     error: str | None
     needs: int
     tried: bool
+    passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,11 @@ class Shelf:
         if len(files) > MAX_MODELS:
             say_not_all(source.root, f"{MAX_MODELS} models")
             files.pop()
-        return [Entry(source, file, self._facts.get(file) or read(file)) for file in files]
+        return [Entry(source, file, self._read(file)) for file in files]
+
+    def _read(self, file: ModelFile) -> Facts:
+        known = self._facts.get(file)
+        return read(file) if known is None or known.passing else known
 
     def read_on(self) -> bool:
         """Read headers to their ends for the time of a `SLICE`; whether there are more."""
@@ -128,6 +134,7 @@ def read(file: ModelFile, *, whole: bool = False) -> Facts:
     try:
         header = gguf.header(file.path, whole=whole)
     except EngineError as error:
-        return Facts(Header(), str(error), 0, tried=True)
+        passing = isinstance(error, gguf.Unreadable)
+        return Facts(Header(), str(error), 0, tried=True, passing=passing)
     needs = gguf.need(header, file.size, LoadOptions()).total
     return Facts(header, None, needs, tried=whole or header.whole)

@@ -32,6 +32,10 @@ _VERSIONS = (2, 3)
 """What gguf.cpp reads. Version 1 was in use for a week in August 2023."""
 
 
+class Unreadable(EngineError):
+    """The system cannot read a file. Another time it may, though the file has not changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Need:
     """What a model will take of the machine's memory, in bytes. cache: of the KV cache of
@@ -120,11 +124,11 @@ def _naming(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as missing:
-        raise EngineError(f"no such file: {missing.filename or path}") from None
+        raise Unreadable(f"no such file: {missing.filename or path}") from None
     except PermissionError:
-        raise EngineError(f"permission denied: {path}") from None
+        raise Unreadable(f"permission denied: {path}") from None
     except (OSError, ValueError) as error:
-        raise EngineError(f"i/o error: {error}") from error
+        raise Unreadable(f"i/o error: {error}") from error
 
 
 def _offloads() -> bool:

@@ -176,6 +176,28 @@ def test_more_models_than_are_listed_are_told_of(folder, monkeypatch, caplog):
     assert "there are more than 1 models" in caplog.text
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "no"), OSError(24, "too many open files")])
+def test_what_could_not_be_read_once_is_read_again(folder, monkeypatch, error):
+    path = write(folder / "one.gguf")
+    opened = type(path).open
+
+    def fail(self, *args):
+        if failing:
+            raise error
+        return opened(self, *args)
+
+    monkeypatch.setattr(type(path), "open", fail)  # the tests may run as root
+    one = Shelf([Source("--models", str(folder), caches.folder)], 0)
+    for failing in (True, False):
+        one.look()
+        assert [entry.facts.error is None for entry in one.entries] == [not failing, False]
+    failing = True
+    one.read_on()
+    failing = False
+    one.look()
+    assert one.entries[0].facts.error is None
+
+
 def test_headers_are_read_to_their_ends_later(folder):
     write(folder / "one.gguf")
     one = Shelf([Source("--models", str(folder), caches.folder)], 0)
