@@ -120,15 +120,40 @@ def test_a_header_of_zeros_takes_little_memory(tmp_path):
     tracemalloc.stop()
 
 
+def test_of_a_header_only_what_is_used_is_kept():
+    many = {f"x__key{number}": array(*range(4000)) for number in range(50)}
+    found = read(gguf(**many, **FACTS, x__layers=array(*range(300, 400))), whole=True)
+    assert found.whole
+    assert set(found.sizes) == {
+        key.split("__", 1)[1].replace("__", ".")
+        for key in FACTS
+        if key not in ("general__architecture", "general__type", "general__name", "x__rope__freq")
+    }
+
+
+def test_a_hostile_header_leaves_little_in_memory():
+    keys = sorted(metadata.WANTED)
+    data = gguf(**{f"x__{key}": array(*range(300, 4396)) for key in keys}, x__y=u32(1))
+    data = struct.pack("<QQ", 0, 1 << 16) + data[16:]
+    data += b"".join(text(f"{n:06}" * 40) + u32(n) for n in range((1 << 16) - len(keys) - 1))
+    tracemalloc.start()
+    found = read(data, whole=True)
+    assert found.whole
+    assert tracemalloc.get_traced_memory()[0] < 300_000
+    tracemalloc.stop()
+
+
 def test_a_tensor_of_too_many_dimensions_ends_the_reading():
     found = read(gguf(tensor("t", *[2] * 5), **FACTS), whole=True)
     assert (found.parameters, found.whole) == (None, False)
 
 
 def test_a_long_array_of_numbers_is_passed_over():
-    found = read(gguf(x__long=array(*range(5000)), **FACTS), whole=True)
-    assert found.sizes["long"] is None
-    assert found.architecture == "x"
+    key = "x__attention__head_count_kv"
+    found = read(gguf(**{**FACTS, key: array(*range(513))}), whole=True)
+    assert found.sizes["attention.head_count_kv"] is None
+    found = read(gguf(**{**FACTS, key: array(*range(512))}), whole=True)
+    assert found.sizes["attention.head_count_kv"] == list(range(512))
 
 
 WELL = gguf(TENSOR, **{**FACTS, "tokenizer__ggml__tokens": strings(["a", "b"])})
