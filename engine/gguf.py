@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -131,6 +132,7 @@ def _naming(path: str) -> Iterator[None]:
         raise Unreadable(f"i/o error: {error}") from error
 
 
+@cache
 def _offloads() -> bool:
     """Whether llama.cpp was built for a GPU. Without importing it, which a worker does."""
     package = importlib.util.find_spec("llama_cpp")
