@@ -8,6 +8,7 @@ own, as a disk may be slow or away, and one that nobody asked for must delay not
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -44,9 +45,9 @@ RESPITE = 50
 PATIENCE = 2.0
 """Seconds for which a LOAD waits for those places."""
 
-PAUSE = 0.3
-"""Seconds between two slices of reading headers to their ends: there is no hurry, and it is the
-bridge's own processor."""
+PAUSE = 9
+"""Times as long as a slice of reading headers to their ends took, until the next: there is no
+hurry, and it may so take a tenth of a processor, which is the bridge's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,13 @@ class Catalog:
         self._named = (self._own.entries, self._caches.entries)
         """What those were made of."""
 
+    def inherit(self, old: Catalog) -> None:
+        """Take over what that one has seen, so that nothing is gone until the first look, and no
+        header read again."""
+        self._own.inherit(old._own)
+        self._caches.inherit(old._caches)
+        self._name()
+
     def shown(self, *, anywhere: bool) -> dict[str, Entry]:
         """The models for one who may load any file of this user's, or only what was named for
         everybody."""
@@ -116,16 +124,19 @@ class Catalog:
                 nursery.start_soon(self._watch, shelf)
 
     async def _watch(self, shelf: Shelf) -> None:
+        look = read = trio.current_time()
         while True:
-            began = trio.current_time()
-            await self._look(shelf)
-            rest = max(shelf.fresh, RESPITE * (trio.current_time() - began))
-            more = bool(shelf.entries)
-            while more:
-                more = await self._in_thread(shelf, shelf.read_on)
+            if (began := trio.current_time()) >= look:
+                await self._look(shelf)
+                now = trio.current_time()
+                look = now + max(shelf.fresh, RESPITE * (now - began))
+                read = now if read == math.inf else read
+            if (began := trio.current_time()) >= read:
+                more = bool(shelf.entries) and await self._in_thread(shelf, shelf.read_on)
                 self._name()
-                await trio.sleep(PAUSE if more else 0)
-            await trio.sleep(rest)
+                now = trio.current_time()
+                read = now + PAUSE * (now - began) if more else math.inf
+            await trio.sleep_until(min(look, read))
 
     async def _look(self, shelf: Shelf, *, now: bool = False) -> None:
         if shelf.sources:

@@ -72,6 +72,11 @@ class Shelf:
         """Of every file of the last look, listed or not."""
         self._failed: set[Source] = set()
 
+    def inherit(self, old: Shelf) -> None:
+        """Take over what that one has seen in the same sources, and read in any."""
+        self._facts = old._facts.copy()
+        self.entries = [entry for entry in old.entries if entry.source in self.sources]
+
     def look(self, *, now: bool = False) -> None:
         """Look at the sources, if the last look is too old, or ``now``."""
         if not now and time.monotonic() - self._looked < self.fresh:

@@ -11,6 +11,7 @@ import trio
 from ctl.bridge import Bridge
 from ctl.caches import Source, lm_studio
 from ctl.catalog import Catalog
+from ctl.shelf import Shelf
 from engine import memory
 from engine.host import LlamaEngine
 from fs9p import Error
@@ -155,6 +156,20 @@ async def test_an_ambiguous_name_is_an_error_that_lists_the_candidates(folder, t
         for command in ("USE st", "FREE st"):
             with pytest.raises(Error, match="^invalid: which one, steady, steady-theirs[?]"):
                 await client.write("ctl", command)
+
+
+async def test_what_comes_is_seen_while_headers_are_read(folder, monkeypatch):
+    monkeypatch.setattr(Shelf, "read_on", lambda self: True)  # of many models, or large ones
+    with trio.fail_after(10):
+        catalog = Catalog([folder])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(catalog.watch, trio.CancelScope())
+            while "steady" not in catalog.known:
+                await trio.lowlevel.checkpoint()
+            write(folder / "fresh.gguf")
+            while "fresh" not in catalog.known:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_bridge_begins_though_a_cache_does_not_answer(folder):
