@@ -35,7 +35,9 @@ class Known:
 
     def names(self, viewer: Owner) -> list[str]:
         """The names of all of them, loaded ones first."""
-        loaded = [model.name for model in self._bridge.engine.models()]
+        # The engine knows some that were unloaded for others, too.
+        models = sorted(self._bridge.engine.models(), key=lambda model: model.state == "none")
+        loaded = [model.name for model in models]
         seen = {*loaded}
         found = self._bridge.catalog.shown(anywhere=viewer.authenticated)
         return loaded + [name for name in found if name not in seen]
