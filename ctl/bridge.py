@@ -40,6 +40,8 @@ Ts = TypeVarTuple("Ts")
 
 log = logging.getLogger("llambo")
 
+NOT_LOADED = "file not found: no model {!r} is loaded"
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -181,6 +183,8 @@ class Bridge:
         for name, loaded in self._loads.items():
             if loaded.real == found.real or (name == found.name and not found.path):
                 return name, loaded
+        if not found.path:
+            raise Error(NOT_LOADED.format(found.name[:48]))  # FREE came in between
         return self._free_name(found.name), found
 
     def _answering(self, name: str) -> bool:
@@ -213,7 +217,7 @@ class Bridge:
     async def free(self, name: str) -> None:
         """Unload a model. Raises `Error` if there is none of that name."""
         if name not in self._loads:
-            raise Error(f"file not found: no model {name[:48]!r} is loaded")
+            raise Error(NOT_LOADED.format(name[:48]))
         self._forget(name)
         if self.engine.status(name) is not None:
             await self.engine.free(name)
