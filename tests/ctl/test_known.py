@@ -202,7 +202,7 @@ async def test_a_number_behind_a_name_is_that_of_no_other_model(folder, tmp_path
         assert (await client.json("models/steady-2"))["state"] == "none"
 
 
-async def test_load_use_and_free_take_short_names(folder, theirs):
+async def test_load_and_use_take_short_names_and_free_does_not(folder, theirs):
     async with on_stubs(folder, [theirs]) as bridge:
         client = Client(bridge, "new")
         await client.write("ctl", "LOAD STEADY-T")
@@ -210,7 +210,9 @@ async def test_load_use_and_free_take_short_names(folder, theirs):
         assert (await client.json("model"))["name"] == "steady"
         await client.write("ctl", "USE steady-")
         assert (await client.json("model"))["name"] == "steady-theirs"
-        await client.write("ctl", "FREE steady-th")
+        with pytest.raises(Error, match="^file not found: no model 'steady-th' is loaded"):
+            await client.write("ctl", "FREE steady-th")
+        await client.write("ctl", "FREE steady-theirs")
         assert bridge.engine.status("steady-theirs") is None
 
 
@@ -220,9 +222,17 @@ async def test_an_ambiguous_name_is_an_error_that_lists_the_candidates(folder, t
         with pytest.raises(Error, match="^invalid: which one, steady, steady-theirs[?]"):
             await client.write("ctl", "LOAD ste")
         await client.write("ctl", "LOAD steady\nLOAD steady-theirs")
-        for command in ("USE st", "FREE st"):
-            with pytest.raises(Error, match="^invalid: which one, steady, steady-theirs[?]"):
-                await client.write("ctl", command)
+        with pytest.raises(Error, match="^invalid: which one, steady, steady-theirs[?]"):
+            await client.write("ctl", "USE st")
+
+
+async def test_free_said_twice_frees_one(folder, theirs):
+    async with on_stubs(folder, [theirs]) as bridge:
+        client = Client(bridge, "new")
+        await client.write("ctl", "LOAD steady\nLOAD steady-theirs\nFREE steady")
+        with pytest.raises(Error, match="^file not found"):
+            await client.write("ctl", "FREE steady")
+        assert [model.name for model in bridge.engine.models()] == ["steady-theirs"]
 
 
 async def test_what_comes_is_seen_while_headers_are_read(folder, monkeypatch):
