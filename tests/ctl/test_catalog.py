@@ -2,6 +2,7 @@
 
 import os
 import threading
+from functools import partial
 
 import pytest
 import trio
@@ -233,6 +234,29 @@ async def test_a_cache_that_does_not_answer_delays_no_load_for_long(folder, monk
         with trio.fail_after(10):
             assert (await catalog.find("one", anywhere=True)).name == "one"
             assert (await catalog.find("tw", anywhere=True)).name == "two"
+    finally:
+        answer.set()
+
+
+async def test_a_path_on_a_disk_that_does_not_answer_holds_up_no_other(folder, monkeypatch):
+    answer, real = threading.Event(), os.path.realpath
+
+    def stuck(path):
+        if str(path) == "/away.gguf":
+            answer.wait(20)
+        return real(path)
+
+    catalog = Catalog([folder])
+    await catalog.look()
+    monkeypatch.setattr(os.path, "realpath", stuck)
+    try:
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(catalog.find, "/away.gguf", anywhere=True))
+                await trio.testing.wait_all_tasks_blocked()
+                assert (await catalog.find("one", anywhere=True)).name == "one"
+                await catalog.look()
+                nursery.cancel_scope.cancel()
     finally:
         answer.set()
 
