@@ -193,13 +193,6 @@ class Catalog:
             found = await self._path_in_thread(search)
         return found
 
-    def resolve(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
-        """Name and path, as `find` has them. Touches the disk."""
-        _check(wanted)
-        self.files()
-        found = self._search(wanted, anywhere=anywhere, loaded=())
-        return found.name, found.path
-
     def _search(self, wanted: str, *, anywhere: bool, loaded: Collection[str]) -> Found:
         found = self._exact(wanted, anywhere=anywhere)
         if found is not None:
@@ -275,17 +268,14 @@ class AnyName(Catalog):
 
     async def find(self, wanted: str, *, anywhere: bool, loaded: Collection[str] = ()) -> Found:
         """As `Catalog.find`, without a thread: no disk is touched."""
-        return self._any(wanted)
+        _check(wanted)
+        name = model_name(wanted)
+        _check_name(name)
+        return Found(name, wanted, os.path.normpath(wanted))  # noqa: ASYNC240 (no disk)
 
     def holds(self, real: str) -> bool:
         """Everybody may load all of them."""
         return True
-
-    def _any(self, wanted: str) -> Found:
-        _check(wanted)
-        name = model_name(wanted)
-        _check_name(name)
-        return Found(name, wanted, os.path.normpath(wanted))
 
 
 def _check(wanted: str) -> None:
