@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVarTuple
 import trio
 
 from ctl import __version__
-from ctl.catalog import Catalog, Found
+from ctl.catalog import NOT_FROM_HERE, Catalog, Found
 from ctl.errors import client_error
 from ctl.known import Known
 from ctl.metrics import Metrics
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 Ts = TypeVarTuple("Ts")
 
 log = logging.getLogger("llambo")
+
+NOT_LOADED = "file not found: no model {!r} is loaded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,6 @@ class Bridge:
 
     def __init__(self, engine: Engine, catalog: Catalog, options: Options | None = None) -> None:
         self.engine = engine
-        self.catalog = catalog
-        self._watching = trio.CancelScope()
         self.options = options or Options()
         self.default_model: str | None = None
         self.owner = user_name(os.getuid())
@@ -98,6 +98,7 @@ class Bridge:
         self.model_numbers: dict[str, int] = {}
         """A number for each model name ever listed, for the qid paths of `models/`."""
         self._loads: dict[str, Loaded] = {}
+        self._take(catalog)
         self.sessions = Sessions(self)
         self.metrics = Metrics(self)
         self.requests = Requests(self.metrics)
@@ -150,6 +151,8 @@ class Bridge:
         if options is None:
             options = before.options if before is not None else LoadOptions()
         load = Loaded(found.path, found.real, options)
+        if before not in (None, load) and not (anywhere or self.catalog.holds(load.real)):
+            raise Error(NOT_FROM_HERE)
         if before not in (None, load) and self._answering(name):
             raise Error(f"busy: answers run on {name} as it is; FREE it first")
         self._loads[name] = load
@@ -181,7 +184,9 @@ class Bridge:
         for name, loaded in self._loads.items():
             if loaded.real == found.real or (name == found.name and not found.path):
                 return name, loaded
-        return self._free_name(found.name), found
+        if not found.path:
+            raise Error(NOT_LOADED.format(found.name[:48]))  # FREE came in between
+        return self._free_name(found), found
 
     def _answering(self, name: str) -> bool:
         return any(
@@ -198,12 +203,12 @@ class Bridge:
         elif self.engine.status(name) is None:
             self._forget(name)
 
-    def _free_name(self, name: str) -> str:
-        """The name, numbered where another file is loaded under it."""
-        candidate, n = name, 1
-        while candidate in self._loads:
+    def _free_name(self, found: Found) -> str:
+        """Its name, numbered where another file is loaded or listed under it."""
+        candidate, n = found.name, 1
+        while candidate in self._loads or self.catalog.lists_other(candidate, found.real):
             n += 1
-            candidate = f"{name}-{n}"
+            candidate = f"{found.name}-{n}"
         return candidate
 
     def loaded(self, wanted: str) -> str:
@@ -213,7 +218,7 @@ class Bridge:
     async def free(self, name: str) -> None:
         """Unload a model. Raises `Error` if there is none of that name."""
         if name not in self._loads:
-            raise Error(f"file not found: no model {name[:48]!r} is loaded")
+            raise Error(NOT_LOADED.format(name[:48]))
         self._forget(name)
         if self.engine.status(name) is not None:
             await self.engine.free(name)
@@ -242,8 +247,16 @@ class Bridge:
     def replace_catalog(self, catalog: Catalog) -> None:
         """Take its models for those that can be loaded from now on."""
         self._watching.cancel()
-        self.catalog, self._watching = catalog, trio.CancelScope()
+        self._take(catalog)
         self.start(catalog.watch, self._watching)
+
+    def _take(self, catalog: Catalog) -> None:
+        self.catalog, self._watching = catalog, trio.CancelScope()
+        catalog.taken = self.files
+
+    def files(self) -> dict[str, str]:
+        """The files of the models that are loaded, by name, all links followed."""
+        return {name: load.real for name, load in self._loads.items()}
 
     def users(self, name: str) -> int:
         """How many sessions use that model."""

@@ -8,21 +8,26 @@ this is called in a thread.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import msgspec
 
 from engine import gguf
 
+log = logging.getLogger("llambo")
+
 MAX_ENTRIES = 20_000
-"""Names in the directories of one source that are looked at: somebody's whole disk is no cache."""
+"""Directories and model files of one source that are looked at: somebody's whole disk is no
+cache."""
 
 FOLDER_DEPTH = 2
 """Directories below a folder: ``FOLDER/ORG/REPO/x.gguf`` is the deepest in use."""
@@ -65,9 +70,31 @@ class Source:
     shared: bool = False
 
 
+class _Limit:
+    """How many names of the source at ``root`` may still be looked at."""
+
+    def __init__(self, root: str) -> None:
+        self.left = MAX_ENTRIES
+        self._root = root
+
+    def take(self, names: list[str]) -> list[str]:
+        """Those of the names that may."""
+        if len(names) > self.left:
+            say_not_all(self._root, f"{MAX_ENTRIES} names")
+        taken = names[: self.left]
+        self.left -= len(taken)
+        return taken
+
+
+@cache
+def say_not_all(root: str, limit: str) -> None:
+    """Log, once, that a source has more than is looked at."""
+    log.warning("%s: there are more than %s; not all of them are looked at", root, limit)
+
+
 def folder(root: str) -> Iterator[ModelFile]:
     """A folder of GGUF files, and the folders in it."""
-    for path, names in _tree(root, FOLDER_DEPTH):
+    for path, names in _tree(root, FOLDER_DEPTH, _Limit(root)):
         yield from _models(path, names, os.path.basename(path))
 
 
@@ -80,17 +107,19 @@ def single(path: str) -> Iterator[ModelFile]:
 def hugging_face(root: str) -> Iterator[ModelFile]:
     """``models--ORG--REPO/snapshots/REVISION/…/x.gguf``, links to blobs. Of a file that several
     revisions have, the newest counts. Source: "Understand caching" of huggingface_hub."""
-    for repository in _names(root):
+    limit = _Limit(root)
+    for repository in limit.take(_names(root)):
         kind, _, rest = repository.partition("--")
         if kind == "models":
-            yield from _repository(os.path.join(root, repository, "snapshots"), rest.split("--")[0])
+            snapshots = os.path.join(root, repository, "snapshots")
+            yield from _repository(snapshots, rest.split("--")[0], limit)
 
 
-def _repository(snapshots: str, whose: str) -> Iterator[ModelFile]:
+def _repository(snapshots: str, whose: str, limit: _Limit) -> Iterator[ModelFile]:
     seen: set[str] = set()
-    for revision in _newest_first(snapshots):
+    for revision in limit.take(_newest_first(snapshots)):
         at = os.path.join(snapshots, revision)
-        for path, names in _tree(at, SNAPSHOT_DEPTH):
+        for path, names in _tree(at, SNAPSHOT_DEPTH, limit):
             inside = {name: os.path.join(path, name)[len(at) :] for name in names}
             yield from _models(path, [name for name in names if inside[name] not in seen], whose)
             seen.update(inside.values())
@@ -98,14 +127,14 @@ def _repository(snapshots: str, whose: str) -> Iterator[ModelFile]:
 
 def lm_studio(root: str) -> Iterator[ModelFile]:
     """``ORG/REPO/x.gguf``. Source: "Import models" of lmstudio.ai/docs."""
-    for path, names in _tree(root, FOLDER_DEPTH):
+    for path, names in _tree(root, FOLDER_DEPTH, _Limit(root)):
         yield from _models(path, names, os.path.relpath(path, root).split(os.sep)[0])
 
 
 def llama_cpp(root: str) -> Iterator[ModelFile]:
     """Plain files, as ``fs_get_cache_file`` of llama.cpp names them; those of late are in the
     Hugging Face cache, or laid out as there below ``$LLAMA_CACHE``."""
-    for path, names in _tree(root, 0):
+    for path, names in _tree(root, 0, _Limit(root)):
         yield from _models(path, names, "llama.cpp")
     yield from hugging_face(root)
 
@@ -128,7 +157,7 @@ def ollama(root: str) -> Iterator[ModelFile]:
     """``manifests/HOST/NAMESPACE/MODEL/TAG``, JSON that names ``blobs/sha256-…``; the name is
     MODEL:TAG. Source: ``manifest/paths.go`` of ollama."""
     manifests = os.path.join(root, "manifests")
-    for path, tags in _tree(manifests, 3):
+    for path, tags in _tree(manifests, 3, _Limit(root), suffix=""):
         place = os.path.relpath(path, manifests).split(os.sep)
         if len(place) == 3:
             for tag in tags:
@@ -145,12 +174,12 @@ def _blob(root: str, manifest: str, name: str, whose: str) -> ModelFile | None:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return None
             layers = _manifest.decode(file.read(MAX_MANIFEST)).layers or []
-    except (OSError, msgspec.MsgspecError, RecursionError):
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return None
     digests = [layer.digest for layer in layers if layer.media_type == _OLLAMA_MODEL]
     if len(digests) != 1 or not _DIGEST.fullmatch(digests[0]) or not _is_name(name):
         return None
-    return _file([os.path.join(root, "blobs", digests[0].replace(":", "-"))], name, whose)
+    return _file(iter([os.path.join(root, "blobs", digests[0].replace(":", "-"))]), name, whose)
 
 
 def sources(environ: Mapping[str, str]) -> list[Source]:
@@ -190,59 +219,71 @@ def _is_name(name: str) -> bool:
 
 
 def _models(path: str, names: Iterable[str], whose: str) -> Iterator[ModelFile]:
-    """The models among the files of a directory. One in parts counts when all of them are there."""
+    """The models in those files of a directory. One in parts counts when all of them are there."""
     for name in names:
-        if not name.endswith(SUFFIX):
-            continue
         part = gguf.split(name)
         if part is not None and part[1] > 1:
             continue
-        called = part[0] if part else name.removesuffix(SUFFIX)
-        first = f"{path}/{name}"
-        file = _file(gguf.parts(first) if part else [first], called, whose)
+        called = model_name(name)
+        file = _file(gguf.parts(f"{path}/{name}"), called, whose)
         if file is not None and _is_name(called):
             yield file
 
 
-def _file(paths: list[str], name: str, whose: str) -> ModelFile | None:
+def _file(parts: Iterator[str], name: str, whose: str) -> ModelFile | None:
+    path = next(parts)
     try:
-        paths[0].encode()  # what is not UTF-8 cannot be shown
-        infos = [os.stat(path) for path in paths]
+        path.encode()  # what is not UTF-8 cannot be shown
+        infos = [os.stat(each) for each in chain((path,), parts)]
     except (OSError, UnicodeEncodeError):
         return None  # or a link to nothing, a part that is not there yet, or it has just gone
     if not all(stat.S_ISREG(info.st_mode) for info in infos):
         return None
     first = infos[0]
     stamp = (first.st_dev, first.st_ino, first.st_mtime_ns)
-    return ModelFile(name, whose, paths[0], sum(info.st_size for info in infos), stamp)
+    return ModelFile(name, whose, path, sum(info.st_size for info in infos), stamp)
 
 
-def _tree(root: str, depth: int) -> Iterator[tuple[str, list[str]]]:
-    """Each directory down to so many below the root, with the names in it that are none."""
-    waiting, left = deque([(root, depth)]), MAX_ENTRIES
+def _tree(
+    root: str, depth: int, limit: _Limit, suffix: str = SUFFIX
+) -> Iterator[tuple[str, list[str]]]:
+    """Each directory down to so many below the root, with the names of the files in it that end
+    so."""
+    waiting = deque([(root, depth)])
     seen: set[tuple[int, int]] = set()
-    while waiting and left > 0:
+    while waiting:
         path, below = waiting.popleft()
         try:
             info = os.stat(path)
             if (info.st_dev, info.st_ino) in seen:
                 continue  # a link that leads in a circle
             seen.add((info.st_dev, info.st_ino))
+            inner, files = [], []
             with os.scandir(path) as listed:
-                entries = sorted(islice(listed, left), key=lambda entry: entry.name)
-            inner = {entry.name for entry in entries if entry.is_dir()}
+                for entry in listed:
+                    if _is_directory(entry):
+                        inner.append(entry.name)
+                    elif entry.name.endswith(suffix):
+                        files.append(entry.name)
         except OSError:
             continue
-        left -= len(entries)
-        yield path, [entry.name for entry in entries if entry.name not in inner]
+        yield path, limit.take(sorted(files))
         if below:
-            waiting.extend((os.path.join(path, name), below - 1) for name in sorted(inner))
+            further = limit.take(sorted(inner))
+            waiting.extend((os.path.join(path, name), below - 1) for name in further)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link in a circle, or to what cannot be reached
 
 
 def _names(path: str) -> list[str]:
     """What is in a directory; nothing where that cannot be read."""
     try:
-        return sorted(os.listdir(path))[:MAX_ENTRIES]
+        return sorted(os.listdir(path))
     except OSError:
         return []
 

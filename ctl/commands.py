@@ -162,7 +162,8 @@ def _use(session: Session, argument: str) -> Reply:
 
 def _free(session: Session, argument: str) -> Outcome:
     words = split_words(argument)
-    name = session.bridge.loaded(words[0]) if words else session.model_name()
+    # A beginning would mean another model when it is said twice.
+    name = words[0] if words else session.model_name()
     freed = done("Resources freed")
     if name is None:
         return freed

@@ -263,6 +263,8 @@ def _receive(remote: Remote, file: FileIO, report: Report) -> None:
             while rest:
                 rest = rest[file.write(rest) :]
             report.advance(len(chunk))
+            if remote.size is not None and file.tell() > remote.size:
+                return  # It is not what it has to be, and may never end.
 
 
 def _damage(remote: Remote, report: Report) -> str | None:

@@ -35,7 +35,9 @@ class Known:
 
     def names(self, viewer: Owner) -> list[str]:
         """The names of all of them, loaded ones first."""
-        loaded = [model.name for model in self._bridge.engine.models()]
+        # The engine knows some that were unloaded for others, too.
+        models = sorted(self._bridge.engine.models(), key=lambda model: model.state == "none")
+        loaded = [model.name for model in models]
         seen = {*loaded}
         found = self._bridge.catalog.shown(anywhere=viewer.authenticated)
         return loaded + [name for name in found if name not in seen]
@@ -44,10 +46,8 @@ class Known:
         """One of them; None where there is none of that name."""
         engine = self._bridge.engine
         status = engine.status(name)
-        entry = self._bridge.catalog.known.get(name)
-        if entry is not None and not (entry.source.shared or viewer.authenticated):
-            entry = None
-        if entry is not None and (status is None or status.path == entry.file.path):
+        entry = self._bridge.catalog.shown(anywhere=viewer.authenticated).get(name)
+        if entry is not None and self._bridge.files().get(name) in (None, entry.facts.real):
             users = self._bridge.users(name)
             return listed(name, entry, status, engine.kind, self._room_now(), users)
         if status is None:

@@ -6,12 +6,15 @@ Names and sizes only. What the hub has, `ctl.download` asks.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.filesize import decimal
 
 from ctl.address import CommandError
+from ctl.caches import SNAPSHOT_DEPTH, SUFFIX
+from engine import gguf
 
 USUAL = "Q4_K_M"
 """The quantisation that is taken where none is asked for: llama.cpp's and Ollama's choice, too."""
@@ -24,11 +27,11 @@ _TARGET = re.compile(
 )
 """A repo as people write it, or copy it from the browser."""
 
-_PART = re.compile(r"(?P<whole>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
-"""A part of a model that was split: llama_split_path of llama.cpp."""
-
-_COMPANION = re.compile("mmproj|imatrix", re.IGNORECASE)
-"""GGUF files that are no models: a projector for pictures, statistics for quantising."""
+_COMPANION = re.compile(
+    r".*(?:(?:^|[-._/])mmproj|(?:^|/)imatrix)(?:$|[-._/]).*|.*\.imatrix\.gguf", re.IGNORECASE
+)
+"""GGUF files that are no models: a projector for pictures, statistics for quantising. What was
+quantised with these may say so in its name, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +45,20 @@ class Choice:
     @property
     def complete(self) -> bool:
         """Whether no part is missing."""
-        part = _PART.fullmatch(self.files[0])
-        return part is None or len(self.files) == int(part["count"])
+        part = gguf.split(self.files[0])
+        return part is None or len(self.files) == part[2]
 
     @property
     def stem(self) -> str:
         """Its path without the number of a part, and without ``.gguf``."""
-        part = _PART.fullmatch(self.files[0])
-        return part["whole"] if part else self.files[0][: -len(".gguf")]
+        part = gguf.split(self.files[0])
+        return part[0] if part else self.files[0].removesuffix(SUFFIX)
 
     @property
-    def name(self) -> str:
-        """What a bridge calls it that finds it in the cache."""
-        return self.stem.rpartition("/")[2]
+    def name(self) -> str | None:
+        """What a bridge calls it that finds it in the cache; None where it lies too deep."""
+        folder, _, name = self.stem.rpartition("/")
+        return name if len(folder.split("/")) <= SNAPSHOT_DEPTH else None
 
 
 def target(text: str) -> tuple[str, str | None]:
@@ -75,9 +79,9 @@ def choices(sizes: Mapping[str, int | None]) -> list[Choice]:
     sets: dict[str, list[str]] = {}
     for file in sorted(sizes):
         # What is not printable could command the terminal, and is no name in `models`.
-        if file.lower().endswith(".gguf") and file.isprintable():
-            part = _PART.fullmatch(file)
-            sets.setdefault(f"{part['whole']} {part['count']}" if part else file, []).append(file)
+        if file.endswith(SUFFIX) and file.isprintable():
+            part = gguf.split(file)
+            sets.setdefault(f"{part[0]} {part[2]}" if part else file, []).append(file)
     return [Choice(tuple(files), _sum([sizes[file] for file in files])) for files in sets.values()]
 
 
@@ -92,12 +96,12 @@ def choose(repo: str, sizes: Mapping[str, int | None], wanted: str | None) -> Ch
     Raises `CommandError`, with the models there are.
     """
     everything = choices(sizes)
-    models = [choice for choice in everything if not _COMPANION.search(choice.files[0])]
+    models = [each for each in everything if not _COMPANION.fullmatch(each.files[0])] or everything
     if not everything:
         raise CommandError(
             f"{repo} has no GGUF files: repos that do are often called {repo.split('/')[1]}-GGUF"
         )
-    among = models or everything
+    among = models
     if wanted is None:
         found = models if len(models) == 1 else _of_quantisation(models, USUAL)
         problem = f"{repo} has {len(models)} models"
@@ -145,4 +149,5 @@ def _please_name(repo: str, problem: str, models: Sequence[Choice]) -> str:
         f"  {name:{width}}  {'' if model.size is None else decimal(model.size)}".rstrip()
         for name, model in zip(names, models, strict=True)
     ]
-    return "\n".join([f"{problem}; name one, as in llambo pull {repo}:{names[0]}", *rows])
+    one = shlex.quote(f"{repo}:{names[0]}")
+    return "\n".join([f"{problem}; name one, as in llambo pull {one}", *rows])

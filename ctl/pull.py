@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from contextlib import nullcontext
 from pathlib import PurePosixPath
@@ -104,12 +105,13 @@ def pull(words: str, retries: int) -> int:
         )
         return 130
     Console(highlight=False, soft_wrap=True).print(path, markup=False)
-    report.say(f"load it with: llambo load {name}")
+    report.say(f"load it with: llambo load {shlex.quote(name)}")
     return 0
 
 
 def _pull(repo: str, wanted: str | None, retries: int, report: _Report) -> tuple[str, str]:
-    """The name of the model, and its path or that of its first part."""
+    """The name of the model, or its path where no bridge finds it, and that path: of its first
+    part."""
     _check_endpoint()
     try:
         from ctl import download
@@ -131,7 +133,7 @@ def _pull(repo: str, wanted: str | None, retries: int, report: _Report) -> tuple
             report.say(f"{choice.files[0]} is here already")
         paths = [download.link(remote) for remote in remotes]
         download.check_models(paths)
-    return choice.name, paths[0]
+    return choice.name or paths[0], paths[0]
 
 
 def _check_endpoint() -> None:

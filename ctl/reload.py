@@ -93,6 +93,7 @@ class Reloading:
             _limit(set(now), args, bridge, services, allow)
             if MODELS.intersection(now):
                 catalog = await trio.to_thread.run_sync(catalog_of, args)
+                catalog.inherit(bridge.catalog)
                 await catalog.look()
                 bridge.replace_catalog(catalog)
             said = [f"{key} {shown(key, old[key])} → {shown(key, values[key])}" for key in now]

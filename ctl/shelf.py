@@ -7,6 +7,8 @@ changes.
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +16,12 @@ from itertools import islice
 
 import trio
 
-from ctl.caches import ModelFile, Source
+from ctl.caches import ModelFile, Source, say_not_all
 from engine import gguf
 from engine.api import EngineError, LoadOptions
 from engine.metadata import Header
+
+log = logging.getLogger("llambo")
 
 MAX_MODELS = 4096
 """Models of one source."""
@@ -33,12 +37,16 @@ COMPANIONS = frozenset(("clip", "mmproj", "imatrix"))
 class Facts:
     """What a file says. error: why it cannot be loaded, as far as its first bytes show. needs:
     bytes of memory that a LOAD with the usual options takes. tried: whether its header was read
-    to the end, as far as that goes."""
+    to the end, as far as that goes. passing: whether the error is the system's and not the file's,
+    so that it may be gone though the file has not changed. real: the file's path, all links
+    followed."""
 
     header: Header
     error: str | None
     needs: int
     tried: bool
+    real: str
+    passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,12 @@ class Shelf:
         self._looked = float("-inf")
         self._facts: dict[ModelFile, Facts] = {}
         """Of every file of the last look, listed or not."""
+        self._failed: set[Source] = set()
+
+    def inherit(self, old: Shelf) -> None:
+        """Take over what that one has seen in the same sources, and read in any."""
+        self._facts = old._facts.copy()
+        self.entries = [entry for entry in old.entries if entry.source in self.sources]
 
     def look(self, *, now: bool = False) -> None:
         """Look at the sources, if the last look is too old, or ``now``."""
@@ -73,14 +87,33 @@ class Shelf:
         facts: dict[ModelFile, Facts] = {}
         entries: list[Entry] = []
         for source in self.sources:
-            for file in islice(source.look(source.root), MAX_MODELS):
-                known = facts[file] = self._facts.get(file) or read(file)
-                if self._lists(known):
-                    entries.append(Entry(source, file, known))
+            try:
+                found = self._found(source)
+                self._failed.discard(source)
+            except Exception:
+                # Somebody's odd file must not hide every other model.
+                if source not in self._failed:
+                    where = f"{source.title}, {source.root}"
+                    log.exception("a defect in looking for models: %s", where)
+                self._failed.add(source)
+                found = [entry for entry in self.entries if entry.source == source]
+            facts.update((entry.file, entry.facts) for entry in found)
+            entries += [entry for entry in found if self._lists(entry.facts)]
         self._facts = facts
         self._looked = time.monotonic()
         if entries != self.entries:
             self.entries = entries
+
+    def _found(self, source: Source) -> list[Entry]:
+        files = list(islice(source.look(source.root), MAX_MODELS + 1))
+        if len(files) > MAX_MODELS:
+            say_not_all(source.root, f"{MAX_MODELS} models")
+            files.pop()
+        return [Entry(source, file, self._read(file)) for file in files]
+
+    def _read(self, file: ModelFile) -> Facts:
+        known = self._facts.get(file)
+        return read(file) if known is None or known.passing else known
 
     def read_on(self) -> bool:
         """Read headers to their ends for the time of a `SLICE`; whether there are more."""
@@ -106,9 +139,11 @@ class Shelf:
 
 def read(file: ModelFile, *, whole: bool = False) -> Facts:
     """What a file says, in the whole of its header or in the part before the vocabulary."""
+    real = os.path.realpath(file.path)
     try:
         header = gguf.header(file.path, whole=whole)
     except EngineError as error:
-        return Facts(Header(), str(error), 0, tried=True)
+        passing = isinstance(error, gguf.Unreadable)
+        return Facts(Header(), str(error), 0, True, real, passing)
     needs = gguf.need(header, file.size, LoadOptions()).total
-    return Facts(header, None, needs, tried=whole or header.whole)
+    return Facts(header, None, needs, whole or header.whole, real)

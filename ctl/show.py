@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -22,6 +23,9 @@ from ctl.lines import quote
 
 _POLL = 0.1
 """Seconds between two looks at a load's progress."""
+
+NOBODY = "none"
+"""The owner of a session that nobody authenticated."""
 
 Json = dict[str, Any]
 
@@ -131,6 +135,17 @@ def _architecture(model: Json) -> str:
     return (model["architecture"] or "") + kind
 
 
+def _loading(watch: Files) -> Json | None:
+    """The model that the user's main session is loading, and its progress."""
+    session: Json = msgspec.json.decode(watch.read("status"))["session"]
+    if session["loading"] is not None or session["owner"] != NOBODY:
+        found: Json | None = session["loading"]
+        return found
+    # Over TCP each attach has a main session of its own.
+    loaded = takewhile(lambda model: model["state"] != "none", _all_models(watch))
+    return next((model for model in loaded if model["state"] == "loading"), None)
+
+
 def load(files: Files, watch: Files, model: str, options: list[str]) -> int:
     """Load a model over one attach and show the progress seen over the other; the exit status.
 
@@ -151,9 +166,8 @@ def load(files: Files, watch: Files, model: str, options: list[str]) -> int:
         loading.start()
         while loading.is_alive():
             loading.join(_POLL)
-            for known in _all_models(watch):
-                if known["state"] == "loading":
-                    progress.update(task, description=known["name"], completed=known["progress"])
+            if known := _loading(watch):
+                progress.update(task, description=known["name"], completed=known["progress"])
     if failed:
         if isinstance(failed[0], RemoteError):
             # The error on the wire is cut at 127 bytes; ctl has all of it.

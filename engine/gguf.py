@@ -13,6 +13,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from itertools import islice
 from pathlib import Path
 
 from engine import memory, metadata
@@ -29,6 +31,10 @@ _MB = 1_000_000
 _HEADER = struct.Struct("<4sI")
 _VERSIONS = (2, 3)
 """What gguf.cpp reads. Version 1 was in use for a week in August 2023."""
+
+
+class Unreadable(EngineError):
+    """The system cannot read a file. Another time it may, though the file has not changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ def header(path: str, *, whole: bool = False) -> Header:
             _check_header(file.read(_HEADER.size), path)
             found = metadata.read(file, whole=whole)
     if whole and found.whole:
-        others = [header(part, whole=True) for part in parts(path)[1:]]
+        others = [header(part, whole=True) for part in islice(parts(path), 1, None)]
         found.parameters = sum(each.parameters or 0 for each in (found, *others)) or None
     return found
 
@@ -96,18 +102,21 @@ def split(name: str) -> tuple[str, int, int] | None:
     """What a file that is a part of a model is named by: the model's name, which part it is, from
     1, and how many there are. None if it is no part. Source: llama_split_path of llama.cpp."""
     match = _PART.fullmatch(name)
-    return (match[1], int(match[2]), int(match[3])) if match else None
+    if match is None or not 1 <= int(match[2]) <= int(match[3]):
+        return None
+    return match[1], int(match[2]), int(match[3])
 
 
-def parts(path: str) -> list[str]:
-    """The paths of all parts of a model, given the first; of one in a single file, that."""
+def parts(path: str) -> Iterator[str]:
+    """The paths of all parts of a model, given the first; of one in a single file, that. A name
+    may speak of more than there are."""
     folder, name = os.path.split(path)
     first = split(name)
     if first is None or first[1] != 1:
-        return [path]
+        return iter((path,))
     prefix, _, count = first
     names = (f"{prefix}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1))
-    return [os.path.join(folder, name) for name in names]
+    return (os.path.join(folder, name) for name in names)
 
 
 @contextmanager
@@ -116,13 +125,14 @@ def _naming(path: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as missing:
-        raise EngineError(f"no such file: {missing.filename or path}") from None
+        raise Unreadable(f"no such file: {missing.filename or path}") from None
     except PermissionError:
-        raise EngineError(f"permission denied: {path}") from None
+        raise Unreadable(f"permission denied: {path}") from None
     except (OSError, ValueError) as error:
-        raise EngineError(f"i/o error: {error}") from error
+        raise Unreadable(f"i/o error: {error}") from error
 
 
+@cache
 def _offloads() -> bool:
     """Whether llama.cpp was built for a GPU. Without importing it, which a worker does."""
     package = importlib.util.find_spec("llama_cpp")

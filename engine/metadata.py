@@ -24,8 +24,23 @@ MAX_PAIRS = 1 << 16
 MAX_ITEMS = 1 << 21
 """Items of all arrays that are looked at: half a second."""
 
-MAX_NUMBERS = 4096
-"""Items of an array of numbers that is kept: there are arrays with one for every layer."""
+MAX_NUMBERS = 512
+"""Items of an array of numbers that is kept: there are arrays with one for every layer
+(LLAMA_MAX_LAYERS)."""
+
+WANTED = frozenset(
+    {
+        "file_type",
+        "context_length",
+        "block_count",
+        "embedding_length",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.key_length",
+        "attention.value_length",
+    }
+)
+"""Keys of the numbers that are kept, without the architecture's name in front."""
 
 MAX_TEXT = 256
 """Bytes of a key that is looked at, and of a text that is kept."""
@@ -61,9 +76,9 @@ FILE_TYPES = {
 
 @dataclass
 class Header:
-    """What a header says. sizes: its whole numbers, by key without the architecture's name in
-    front. kind: ``general.type``, such as model or adapter. parameters: None where the tensors
-    were not reached. whole: whether all of it was read."""
+    """What a header says. sizes: its whole numbers of the keys `WANTED`. kind: ``general.type``,
+    such as model or adapter. parameters: None where the tensors were not reached. whole: whether
+    all of it was read."""
 
     sizes: dict[str, Value] = field(default_factory=dict)
     architecture: str | None = None
@@ -116,11 +131,11 @@ def _take(found: Header, key: str, kind: int, reader: _Reader) -> None:
             found.kind = text if text.isprintable() else None
         elif key == "tokenizer.chat_template":
             found.chat_template = True
-    elif kind == _ARRAY:
-        found.sizes[key.partition(".")[2]] = _array(reader)
-    else:
-        value = reader.number(_NUMBERS[kind])
-        found.sizes[key.partition(".")[2]] = value if type(value) is int else None
+        return
+    name = key.partition(".")[2]
+    value = _array(reader) if kind == _ARRAY else reader.number(_NUMBERS[kind])
+    if name in WANTED:
+        found.sizes[name] = value if type(value) in (int, list) else None
 
 
 def _array(reader: _Reader) -> list[int] | None:

@@ -110,6 +110,11 @@ def test_a_model_in_parts_lies_in_the_hub_as_links(home):
     assert [file.path for file in caches.hugging_face(str(home))] == [str(at / names[0])]
 
 
+def test_a_number_of_no_part_belongs_to_the_name(tmp_path):
+    write(tmp_path / "odd-00001-of-00000.gguf")
+    assert [file.name for file in caches.folder(str(tmp_path))] == ["odd-00001-of-00000"]
+
+
 def test_what_only_goes_with_a_model_is_none(home, found):
     hugging_face(home / ".cache/huggingface/hub", "org/repo", "mmproj-F16.gguf", **CLIP)
     write(home / ".local/share/llambo/models/eyes.gguf", **CLIP)
@@ -147,6 +152,10 @@ def another_digest(manifest):
     manifest.write_text(manifest.read_text().replace("sha256:", "../../../etc/passwd:"))
 
 
+def not_utf8(manifest):
+    manifest.write_bytes(manifest.read_bytes().replace(b"image.model", b"image.m\xff"))
+
+
 def pipe(manifest):
     manifest.unlink()
     os.mkfifo(manifest)
@@ -162,7 +171,7 @@ def no_blob(manifest):
         blob.unlink()
 
 
-SPOILED = (broken_json, not_an_object, another_digest, pipe, dangling, no_blob)
+SPOILED = (broken_json, not_an_object, not_utf8, another_digest, pipe, dangling, no_blob)
 
 
 @pytest.mark.parametrize("spoil", SPOILED)
@@ -198,11 +207,46 @@ def test_a_link_in_a_circle_is_followed_once(tmp_path):
     assert [file.name for file in caches.folder(str(tmp_path))] == ["m"]
 
 
-def test_an_enormous_tree_is_looked_at_in_part(tmp_path, monkeypatch):
+def test_a_link_that_leads_nowhere_hides_nothing_beside_it(tmp_path):
+    write(tmp_path / "m.gguf")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "below").symlink_to("m.gguf/below")
+    assert [file.name for file in caches.folder(str(tmp_path))] == ["m"]
+
+
+def test_an_enormous_tree_is_looked_at_in_part_and_that_is_said_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(caches, "MAX_ENTRIES", 20)
-    for number in range(30):
-        write(tmp_path / str(number) / "m.gguf")
-    assert len(list(caches.folder(str(tmp_path)))) < 20
+    for number in range(15):
+        write(tmp_path / f"{number:02}" / "m.gguf")
+    for _ in range(2):
+        assert len(list(caches.folder(str(tmp_path)))) == 5
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}: there are more than 20 names; not all of them are looked at"
+    ]
+
+
+def test_what_is_no_model_does_not_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(caches, "MAX_ENTRIES", 3)
+    for number in range(20):
+        (tmp_path / f"{number:02}.png").touch()
+    for number in range(3):
+        write(tmp_path / f"m{number}.gguf")
+    assert len(list(caches.folder(str(tmp_path)))) == 3
+
+
+def test_all_revisions_of_the_hub_count_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(caches, "MAX_ENTRIES", 12)
+    for number in range(10):
+        hugging_face(tmp_path, f"org/repo{number}", "a.gguf", "b.gguf", "c.gguf", "d.gguf")
+    assert len(list(caches.hugging_face(str(tmp_path)))) < 12
+
+
+def test_a_number_of_parts_that_nobody_has_is_not_looked_for(tmp_path, monkeypatch):
+    write(tmp_path / "m-00001-of-99999.gguf")
+    looked, there = [], os.stat
+    monkeypatch.setattr(os, "stat", lambda path: looked.append(path) or there(path))
+    assert list(caches.folder(str(tmp_path))) == []
+    assert len(looked) < 5
 
 
 def test_a_deep_tree_is_not_descended(tmp_path):

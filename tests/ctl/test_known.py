@@ -11,6 +11,7 @@ import trio
 from ctl.bridge import Bridge
 from ctl.caches import Source, lm_studio
 from ctl.catalog import Catalog
+from ctl.shelf import Shelf
 from engine import memory
 from engine.host import LlamaEngine
 from fs9p import Error
@@ -134,7 +135,74 @@ async def test_the_caches_of_a_user_are_for_local_clients_only(folder, theirs):
         assert (file["state"], file["source"]) == ("ready", None)
 
 
-async def test_load_use_and_free_take_short_names(folder, theirs):
+async def test_what_links_lead_out_of_a_folder_is_for_local_clients_only(folder, tmp_path):
+    write(tmp_path / "secret.gguf")
+    (folder / "link.gguf").symlink_to(tmp_path / "secret.gguf")
+    async with on_stubs(folder) as bridge:
+        local, remote = Client(bridge, "new"), Client(bridge, "new", uid=None)
+        assert set(local.names("models")) == {"steady", "link"}
+        assert remote.names("models") == ["steady"]
+        with pytest.raises(Error, match="file not found"):
+            await remote.read("models/link")
+
+
+async def test_a_model_of_a_cache_keeps_its_options_from_remote_clients(folder, theirs):
+    async with on_stubs(folder, [theirs]) as bridge:
+        local, remote = Client(bridge, "new"), Client(bridge, "new", uid=None)
+        await local.write("ctl", "LOAD steady-theirs\nLOAD steady")
+        await remote.write("ctl", "LOAD steady-theirs")
+        with pytest.raises(Error, match="^permission denied: only models under --models"):
+            await remote.write("ctl", "LOAD steady-theirs n_ctx=64")
+        await remote.write("ctl", "LOAD steady n_ctx=64")
+        await local.write("ctl", "LOAD steady-theirs n_ctx=64")
+
+
+async def until_listed(client, *names):
+    while set(client.names("models")) != set(names):
+        await trio.lowlevel.checkpoint()
+
+
+async def test_a_file_that_comes_does_not_hide_behind_a_loaded_model_of_its_name(tmp_path):
+    models, theirs = tmp_path / "models", tmp_path / "theirs"
+    models.mkdir()
+    write(theirs / "org/repo/steady.gguf")
+    async with on_stubs(models, [Source("LM Studio", str(theirs), lm_studio)]) as bridge:
+        client = Client(bridge, "new")
+        await client.write("ctl", "LOAD steady")
+        write(models / "steady.gguf")
+        await until_listed(client, "steady", "steady@models")
+        loaded, other = [await client.json(f"models/{n}") for n in ("steady", "steady@models")]
+        assert (loaded["state"], loaded["source"]) == ("ready", "LM Studio")
+        assert (other["state"], other["path"]) == ("none", f"{models}/steady.gguf")
+        await client.write("ctl", "LOAD steady@models")
+        assert {model.name for model in bridge.engine.models()} == {"steady", "steady@models"}
+        await client.write("ctl", "FREE steady@models\nFREE steady")
+        await until_listed(client, "steady", "steady@org")
+
+
+async def test_a_loaded_model_is_listed_once_whatever_name_its_file_would_have(tmp_path):
+    models, theirs = tmp_path / "models", tmp_path / "theirs"
+    write(models / "steady.gguf")
+    write(theirs / "org/repo/steady.gguf")
+    async with on_stubs(models, [Source("LM Studio", str(theirs), lm_studio)]) as bridge:
+        client = Client(bridge, "new")
+        await until_listed(client, "steady", "steady@org")
+        await client.write("ctl", "LOAD steady@org")
+        (models / "steady.gguf").unlink()
+        await until_listed(client, "steady@org")
+
+
+async def test_a_number_behind_a_name_is_that_of_no_other_model(folder, tmp_path):
+    write(folder / "steady-2.gguf")
+    write(tmp_path / "other/steady.gguf")
+    async with on_stubs(folder) as bridge:
+        client = Client(bridge, "new")
+        await client.write("ctl", f"LOAD steady\nLOAD {tmp_path}/other/steady.gguf")
+        assert set(client.names("models")) == {"steady", "steady-2", "steady-3"}
+        assert (await client.json("models/steady-2"))["state"] == "none"
+
+
+async def test_load_and_use_take_short_names_and_free_does_not(folder, theirs):
     async with on_stubs(folder, [theirs]) as bridge:
         client = Client(bridge, "new")
         await client.write("ctl", "LOAD STEADY-T")
@@ -142,7 +210,9 @@ async def test_load_use_and_free_take_short_names(folder, theirs):
         assert (await client.json("model"))["name"] == "steady"
         await client.write("ctl", "USE steady-")
         assert (await client.json("model"))["name"] == "steady-theirs"
-        await client.write("ctl", "FREE steady-th")
+        with pytest.raises(Error, match="^file not found: no model 'steady-th' is loaded"):
+            await client.write("ctl", "FREE steady-th")
+        await client.write("ctl", "FREE steady-theirs")
         assert bridge.engine.status("steady-theirs") is None
 
 
@@ -152,9 +222,31 @@ async def test_an_ambiguous_name_is_an_error_that_lists_the_candidates(folder, t
         with pytest.raises(Error, match="^invalid: which one, steady, steady-theirs[?]"):
             await client.write("ctl", "LOAD ste")
         await client.write("ctl", "LOAD steady\nLOAD steady-theirs")
-        for command in ("USE st", "FREE st"):
-            with pytest.raises(Error, match="^invalid: which one, steady, steady-theirs[?]"):
-                await client.write("ctl", command)
+        with pytest.raises(Error, match="^invalid: which one, steady, steady-theirs[?]"):
+            await client.write("ctl", "USE st")
+
+
+async def test_free_said_twice_frees_one(folder, theirs):
+    async with on_stubs(folder, [theirs]) as bridge:
+        client = Client(bridge, "new")
+        await client.write("ctl", "LOAD steady\nLOAD steady-theirs\nFREE steady")
+        with pytest.raises(Error, match="^file not found"):
+            await client.write("ctl", "FREE steady")
+        assert [model.name for model in bridge.engine.models()] == ["steady-theirs"]
+
+
+async def test_what_comes_is_seen_while_headers_are_read(folder, monkeypatch):
+    monkeypatch.setattr(Shelf, "read_on", lambda self: True)  # of many models, or large ones
+    with trio.fail_after(10):
+        catalog = Catalog([folder])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(catalog.watch, trio.CancelScope())
+            while "steady" not in catalog.known:
+                await trio.lowlevel.checkpoint()
+            write(folder / "fresh.gguf")
+            while "fresh" not in catalog.known:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_bridge_begins_though_a_cache_does_not_answer(folder):

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from ctl.bridge import Bridge
-from ctl.catalog import FRESH, AnyName, Catalog
+from ctl.catalog import FRESH, AnyName, Catalog, Found
 from ctl.errors import for_clients
 from engine import EngineError, create
 from engine.gguf import Need, check_fits
@@ -77,6 +77,14 @@ async def test_the_default_model_may_make_room_too():
         assert states(bridge) == {"echo": "none", "other": "ready"}
         assert await one.ask("hello") == "hello"
         assert states(bridge) == {"echo": "ready", "other": "none"}
+
+
+async def test_models_that_are_loaded_are_listed_before_those_that_made_room():
+    async with on_echo(max_models=1) as bridge:
+        client = Client(bridge, "new")
+        await client.write("ctl", "LOAD other")
+        assert states(bridge) == {"echo": "none", "other": "ready"}
+        assert client.names("models") == ["other", "echo"]
 
 
 def test_why_a_context_is_too_large_reaches_a_client_whole():
@@ -220,6 +228,20 @@ async def test_free_before_the_engine_knows_of_a_load_ends_that_load(client, mon
         await Client(bridge, "new").write("ctl", "FREE big")
         go_on.set()
     assert states(bridge) == {"echo": "ready"}
+
+
+async def test_free_while_a_short_name_is_looked_up_leaves_nothing_to_load(stubs, monkeypatch):
+    client, find = Client(stubs, "new"), stubs.catalog.find
+    await client.write("ctl", "LOAD steady")
+
+    async def late(*args, **options):
+        await find(*args, **options)
+        await stubs.free("steady")
+        return Found("steady", "", "")
+
+    monkeypatch.setattr(stubs.catalog, "find", late)
+    with pytest.raises(Error, match="^file not found: no model 'steady' is loaded"):
+        await client.write("ctl", "LOAD stead")
 
 
 async def test_a_models_file_says_who_uses_it_and_since_when_nobody_did(bridge, mock_clock):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from ctl import caches
+from ctl.caches import Source
 from ctl.catalog import Catalog
 from ctl.names import MAX_SHOWN, listing, meant
 from fs9p import Error
 from fs9p.errors import MAX_ENAME
+from tests.ctl.caches import ollama
 from tests.engine.header import write
 
 NAMES = ["Qwen3-8B-Q4_K_M", "Qwen3-8B-Q8_0", "SmolLM2-135M", "llama3.2:1b", "llama3.2:1b-q8"]
@@ -65,6 +68,21 @@ def test_two_of_one_name_are_listed_under_two(tmp_path):
         "m@org": str(tmp_path / "two/org/m.gguf"),
         "m@org-2": str(tmp_path / "three/org/m.gguf"),
     }
+
+
+def test_two_tags_of_one_loaded_file_keep_their_names(tmp_path):
+    for tag in ("1b", "latest"):
+        ollama(tmp_path, "m", tag, content="same")
+    catalog = Catalog([], [], [Source("Ollama", str(tmp_path), caches.ollama)])
+    real = catalog.files()["m:1b"].facts.real
+    catalog.taken = lambda: {"m:latest": real}
+    assert set(catalog.files()) == {"m:1b", "m:latest"}
+
+
+def test_a_mark_prints(tmp_path):
+    for place in ("a", "b\x1b[31m\n"):
+        write(tmp_path / place / "m.gguf")
+    assert set(Catalog([tmp_path]).files()) == {"m", "m@b?[31m?"}
 
 
 def test_those_names_stay_while_both_are_there(tmp_path):

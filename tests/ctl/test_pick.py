@@ -2,8 +2,10 @@
 
 import pytest
 
+from ctl import caches
 from ctl.address import CommandError
 from ctl.pick import choose, target
+from tests.ctl.caches import hugging_face
 
 MANY = {"x-Q2_K.gguf": 2_000_000, "x-Q4_K_M.gguf": 4_000_000, "x-Q4_K_S.gguf": 3_000_000}
 
@@ -128,6 +130,36 @@ def test_a_repo_without_gguf_files_is_refused():
 def test_a_repo_of_projectors_only_lists_them():
     text = refusal({"mmproj-a.gguf": 1, "mmproj-b.gguf": None})
     assert text.splitlines()[1:] == ["  mmproj-b.gguf", "  mmproj-a.gguf  1 byte"]
+
+
+def test_a_command_to_paste_is_quoted():
+    text = refusal({"a b$(x).gguf": 1, "c.gguf": 2})
+    assert "as in llambo pull 'o/x:a b$(x).gguf'\n" in text
+
+
+@pytest.mark.parametrize("name", ["x-imatrix-Q4_K_M.gguf", "x-i1-imatrix.gguf", "imatrix-x.gguf"])
+def test_the_only_model_may_have_any_name(name):
+    assert chosen({name: 1, "README.md": 1}) == (name,)
+
+
+def test_a_model_quantised_with_statistics_is_no_statistics():
+    statistics = {"x.imatrix.gguf": 3, "imatrix.gguf": 3, "a/imatrix-x.gguf": 3}
+    sizes = {"x-imatrix-Q4_K_M.gguf": 1, "x-imatrix-Q8_0.gguf": 2, **statistics}
+    assert chosen(sizes) == ("x-imatrix-Q4_K_M.gguf",)
+    assert chosen(sizes, "Q8_0") == ("x-imatrix-Q8_0.gguf",)
+
+
+def test_a_file_that_no_bridge_would_list_is_no_model():
+    assert chosen({"x.GGUF": 1, "y.gguf": 1}) == ("y.gguf",)
+    assert refusal({"x.GGUF": 1}).startswith("o/x has no GGUF files")
+
+
+@pytest.mark.parametrize(("file", "found"), [("a/b/c/x.gguf", True), ("a/b/c/d/x.gguf", False)])
+def test_a_name_is_told_where_a_bridge_finds_it(tmp_path, file, found):
+    choice = choose("o/x", {file: 1}, None)
+    hugging_face(tmp_path, "o/x", file)
+    assert [each.name for each in caches.hugging_face(str(tmp_path))] == ["x"] * found
+    assert choice.name == ("x" if found else None)
 
 
 def test_a_name_that_could_command_the_terminal_is_left_out():

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from ctl import reload
+from ctl import reload, shelf
 from ctl.bridge import Options
+from ctl.caches import Source, folder
 from ctl.catalog import Catalog
 from ctl.config import keys, source_of
 from ctl.lineserver import LineServer
@@ -17,6 +18,7 @@ from ctl.options import bridge_options, client_limits
 from ctl.reload import Reloading
 from fs9p import Error, Limits, Server
 from tests.ctl.conftest import Client
+from tests.engine.header import write
 
 
 class Reloaded:
@@ -115,6 +117,21 @@ async def test_other_directories_are_looked_at_from_then_on(reloaded, tmp_path):
         await reloaded.reload("")
         await first.ended.wait()
         await reloaded.bridge.catalog.begun.wait()
+
+
+async def test_what_was_seen_of_the_other_places_stays_at_a_reload(reloaded, tmp_path, monkeypatch):
+    write(tmp_path / "cache" / "theirs.gguf")
+    write(tmp_path / "models" / "ours.gguf")
+    cache = Source("cache", str(tmp_path / "cache"), folder)
+    reloaded.catalog = lambda folders: Catalog(folders, [], [cache])
+    await reloaded.reload(f"models = '{tmp_path}/models'")
+    with trio.fail_after(10):
+        while not {"ours", "theirs"} <= set(Client(reloaded.bridge).names("models")):
+            await trio.lowlevel.checkpoint()
+    (tmp_path / "more").mkdir()
+    monkeypatch.setattr(shelf, "read", None)  # what was read of a file holds
+    await reloaded.reload(f"models = ['{tmp_path}/more', '{tmp_path}/models']")
+    assert {"ours", "theirs"} <= set(Client(reloaded.bridge).names("models"))
 
 
 async def test_fewer_models_at_once_are_taken_over(reloaded, said):

@@ -162,6 +162,13 @@ def test_load_models_free_and_status_show_a_model(echo):
     assert json.loads(echo.run("status", "--json").stdout)["message"] == "No model loaded"
 
 
+def test_load_takes_a_folder_for_no_file(echo, tmp_path):
+    (tmp_path / "qwen").mkdir()
+    echo.run("load", "qwen", cwd=tmp_path)
+    with echo.files() as files:
+        assert json.loads(files.read("models/qwen"))["path"] == "qwen"
+
+
 def test_load_tells_why_it_failed(serve, tmp_path):
     bridge = serve("--model", "none")
     path = tmp_path / "notes.gguf"

@@ -100,10 +100,25 @@ def test_load_with_an_ambiguous_name_shows_all_candidates(home, tmp_path):
     )
 
 
-def test_without_caches_only_what_is_named_is_there(home, serve):
-    bridge = serve("--model", "none")
-    with bridge.files() as files:
-        assert all(name.startswith("SmolLM2") for name in files.names("models"))
+def names_with(kind, folder, *expected):
+    """What such a bridge lists when those are there, and a look at everything was since."""
+    models = folder / "models"
+    (folder / kind.__name__).mkdir()
+    bridge = kind(folder / kind.__name__, "--model", "none", "--models", str(models))
+    try:
+        with bridge.files() as files:
+            assert bridge.until(lambda: {*expected} <= {*files.names("models")})
+            write(models / f"late-{kind.__name__}.gguf")
+            assert bridge.until(lambda: f"late-{kind.__name__}" in files.names("models"))
+            return {name for name in files.names("models") if not name.startswith("late-")}
+    finally:
+        bridge.stop()
+
+
+def test_without_caches_only_what_is_named_is_there(home, tmp_path):
+    write(tmp_path / "models" / "named.gguf")
+    everything = names_with(WithCaches, tmp_path, "named", "Tiny-Q4_K_M", "tiny:1b")
+    assert names_with(Bridge, tmp_path, "named") == everything - {"Tiny-Q4_K_M", "tiny:1b"}
 
 
 def test_the_default_model_loads_by_the_beginning_of_its_name(shared):

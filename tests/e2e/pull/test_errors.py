@@ -1,6 +1,7 @@
 """What `llambo pull` says when something is wrong, and that it leaves nothing half done."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -115,6 +116,14 @@ def test_a_file_that_is_not_what_the_hub_says_is_removed(pull, hub):
 def test_a_file_longer_than_the_hub_says_is_removed(pull, hub):
     hub.claimed[FILE] = len(CONTENT) - 1
     assert "it was removed" in pull(REPO).stderr
+    assert (pull.blobs(), pull.named()) == ({}, [])
+
+
+def test_a_file_much_longer_than_the_hub_says_is_not_read_to_its_end(pull, hub):
+    hub.repos[REPO][FILE] = gguf(1000) + bytes(64 << 20)
+    hub.claimed[FILE] = 1000
+    came = re.search(r"no model: (\d+) bytes came where the hub has 1000", pull(REPO).stderr)
+    assert int(came[1]) < 1 << 20
     assert (pull.blobs(), pull.named()) == ({}, [])
 
 

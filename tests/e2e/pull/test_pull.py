@@ -31,6 +31,12 @@ def test_pull_prints_the_path_and_how_to_load_it(pull):
     assert done.stderr.endswith("load it with: llambo load x-Q4_K_M\n")
 
 
+def test_a_model_that_no_bridge_finds_is_loaded_by_its_path(pull, hub):
+    hub.repos[REPO] = {"a/b/c/d/$x.gguf": gguf(1000)}
+    done = pull(REPO)
+    assert done.stderr.endswith(f"load it with: llambo load '{done.stdout.strip()}'\n")
+
+
 def test_other_programs_find_it_in_the_cache(pull):
     done = pull(REPO)
     assert try_to_load_from_cache(REPO, FILE, cache_dir=pull.cache) == done.stdout[:-1]
