@@ -46,28 +46,15 @@ class Kind:
 
 
 def kind_of(option: argparse.Action) -> Kind:
-    """What that option takes, one of a type that is none of ours included."""
+    """What that option takes."""
     if option.choices is not None:
         # A list, not a set: in the order of the help.
         choices = [str(choice) for choice in option.choices]
         return Kind(f"one of {', '.join(choices)}", lambda text, folder: _one(text, choices))
-    given = option.type
-    if isinstance(given, Kind):
-        return given
-    if given is None:
+    if option.type is None:
         return TEXT
-    assert callable(given), "argparse's registry of types is not used"
-    parse: Callable[[str], object] = given
-
-    def read(text: str, folder: str) -> object:
-        try:
-            return parse(text)
-        except (argparse.ArgumentTypeError, TypeError) as error:
-            raise ValueError from error
-
-    if parse in (int, float):
-        return Kind("a number", read, _NUMBERS[: 1 if parse is int else 2])
-    return Kind(str(option.metavar or "allowed"), read, write=str)
+    assert isinstance(option.type, Kind)
+    return option.type
 
 
 def host_port(text: str) -> tuple[str, int]:
