@@ -178,7 +178,7 @@ def _read(path: str, file: str) -> tuple[dict[str, object], list[str]]:
             continue
         found, wrong = _value(options[key], value, os.path.dirname(path))
         errors += [f"{place}: {text}" for text in wrong]
-        if not wrong or isinstance(value, list):
+        if not wrong or isinstance(options[key].default, list):
             values[key] = found  # the rest of a list is looked at, too
     return values, errors
 
