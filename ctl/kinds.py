@@ -62,7 +62,9 @@ def host_port(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or int(port) > MAX_PORT:
         raise ValueError(f"{text!r} is not HOST:PORT")
-    return host.strip("[]"), int(port)
+    host = host.strip("[]")
+    host.encode("idna")  # a UnicodeError is a ValueError
+    return host, int(port)
 
 
 def _seconds(text: str, folder: str) -> float:

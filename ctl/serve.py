@@ -304,6 +304,8 @@ def _naming(address: str) -> Iterator[None]:
     """Say which address it is that cannot be served: the system's own errors often do not."""
     try:
         yield
+    except UnicodeError as error:
+        raise Error(f"cannot serve {address}: {error}") from error
     except OSError as error:
         help = "; --insecure allows it" if "loopback" in str(error) else ""
         raise Error(f"cannot serve {address}: {error.strerror or error}{help}") from error

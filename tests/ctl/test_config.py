@@ -181,6 +181,7 @@ def test_a_value_is_written_without_control_characters(value):
         ("socket-mode = '9'", 'socket-mode: "9" is not a mode such as "660"'),
         ("log-format = 'xml'", 'log-format: "xml" is not one of text, json'),
         ("tcp = ['nowhere']", 'tcp: "nowhere" is not HOST:PORT'),
+        ("tcp = 'a..b:1'", 'tcp: "a..b:1" is not HOST:PORT'),
         ("tcp = 5640", "tcp: 5640 is not HOST:PORT"),
         (
             "tcp = ['0.0.0.0:1']",

@@ -153,6 +153,10 @@ def test_ask_without_a_bridge_says_how_to_start_one(tmp_path):
     )
 
 
+def test_a_host_that_cannot_be_a_name_is_one_sentence(echo):
+    assert echo.run("status", "tcp!a..b!1").stderr == "llambo: tcp!a..b!1: no such host\n"
+
+
 def test_load_models_free_and_status_show_a_model(echo):
     assert "ready" in echo.run("load", "/models/big.gguf").stdout
     assert "big" in echo.run("models").stdout

@@ -209,6 +209,10 @@ def test_a_tcp_client_of_inetd_is_nobody_to_the_bridge_and_gets_no_line_of_its_l
         (["--socket-mode", "9"], "'9' is not a mode such as \"660\""),
         (["--socket-group", "nosuch"], '--socket-group: there is no group "nosuch"'),
         (["--tcp", "nowhere"], "argument --tcp: 'nowhere' is not HOST:PORT"),
+        (["--tcp", "a..b:0"], "argument --tcp: 'a..b:0' is not HOST:PORT"),
+        (["--metrics-http", f"{'a' * 64}:0"], "aaa:0' is not HOST:PORT"),
+        (["--tcp", "\udcff:0"], "is not HOST:PORT"),
+        (["--tcp", "é_:0"], "cannot serve tcp!é_!0: "),
     ],
 )
 def test_an_option_out_of_range_is_refused_in_words(options, said, tmp_path):
