@@ -107,6 +107,19 @@ def test_ask_whose_output_nobody_reads_cancels_the_answer(serve):
     bridge.until(lambda: bridge.status()["bridge"]["running"] == 0)
 
 
+@pytest.mark.parametrize(
+    "words", [["ask", "hello"], ["status"], ["models"], ["serve", "--print-config"]], ids=" ".join
+)
+def test_output_that_cannot_be_written_is_one_sentence(echo, words):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [LLAMBO, *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=DEADLINE,
+            env={**os.environ, "LLAMBO_SOCKET": echo.socket}, check=False,
+        )  # fmt: skip
+    assert done.stderr == "llambo: No space left on device\n"
+    assert done.returncode == 1
+
+
 def test_ask_shows_a_terminal_no_escape_sequences_of_a_model(echo):
     said = "caf\u00e9\x1b[2J\x9b2J\x7f\tend"
     master, terminal = os.openpty()
