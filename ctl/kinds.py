@@ -104,10 +104,20 @@ def _path(text: str, folder: str) -> str:
     if not text:
         raise ValueError
     # In a file no shell has seen to the `~`.
-    return os.path.abspath(os.path.join(folder, os.path.expanduser(text)) if folder else text)
+    return absolute(os.path.join(folder, os.path.expanduser(text)) if folder else text)
+
+
+def absolute(path: str) -> str:
+    """The same from the root. Raises `OSError` where the working directory is gone."""
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, "the working directory is gone", path) from None
 
 
 def _socket(text: str, folder: str) -> str:
+    if text.startswith("tcp!"):
+        raise ValueError
     return _path(text.removeprefix("unix!"), folder)
 
 
@@ -132,5 +142,5 @@ MSIZE = Kind(f"a number of bytes from {SMALLEST_MSIZE} to {LARGEST_MSIZE}", _msi
 MODE = Kind('a mode such as "660"', _mode, write=lambda mode: f"{mode:o}")
 ADDRESS = Kind("HOST:PORT", _address)
 PATH = Kind("a path", _path)
-SOCKET = Kind("a path", _socket)
+SOCKET = Kind("the path of a unix socket (for TCP use --tcp)", _socket)
 MODEL = Kind("a path or a name", _model)
