@@ -78,5 +78,7 @@ def connect(address: str | None) -> socket.socket:
         return sock
     except (FileNotFoundError, ConnectionRefusedError):
         raise NoBridge(f"no bridge answers at {address}: llambo serve starts one") from None
+    except UnicodeError:
+        raise CommandError(f"{address}: no such host") from None
     except OSError as error:
         raise CommandError(f"{address}: {error.strerror or error}") from None

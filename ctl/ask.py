@@ -48,18 +48,19 @@ def ask(files: Files, prompt: bytes, out: BinaryIO, err: TextIO) -> int:
                 raise piece
             if not piece:
                 break
-            out.write(_harmless(piece) if out.isatty() else piece)
-            out.flush()
+            try:
+                out.write(_harmless(piece) if out.isatty() else piece)
+                out.flush()
+            except OSError:
+                # Nobody reads on, as in `llambo ask … | head`, or there is no room.
+                files.write("ctl", b"CANCEL\n")
+                raise
             last = piece
         except KeyboardInterrupt:
             if interrupted.is_set():
                 return INTERRUPTED
             interrupted.set()
             files.write("ctl", b"CANCEL\n")
-        except BrokenPipeError:
-            # Nobody reads on, as in `llambo ask … | head`.
-            files.write("ctl", b"CANCEL\n")
-            raise
     _end_line(last, out)
     err.write(_summary(files) + "\n")
     return INTERRUPTED if interrupted.is_set() else 0

@@ -23,14 +23,18 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed, as by `>&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    args = _parse()
     try:
+        args = _parse()
         status = COMMANDS[args.command](args)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of our output has gone, as in `llambo models | head -1`.
+    except OSError as error:
+        # What is left for our output would be another error at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        status = 0
+        # Its reader may have gone, as in `llambo models | head -1`.
+        status = 0 if isinstance(error, BrokenPipeError) else 1
+        if status:
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"llambo: {where}{error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt:
         status = 130
     except CommandError as error:

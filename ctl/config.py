@@ -19,7 +19,7 @@ from typing import Any
 
 from ctl import toml
 from ctl.faults import faults
-from ctl.kinds import kind_of
+from ctl.kinds import absolute, kind_of
 from ctl.options import add_options
 
 COMMAND_LINE_ONLY = ("config", "print-config")
@@ -91,7 +91,7 @@ def source_of(words: Sequence[str]) -> Source:
     values = {key: given[option.dest] for key, option in keys().items() if option.dest in given}
     if file is None:
         return Source(None, "", values)
-    return Source(_plain(file), os.path.abspath(file), values)
+    return Source(_plain(file), absolute(file), values)
 
 
 def keys() -> dict[str, argparse.Action]:
@@ -178,7 +178,7 @@ def _read(path: str, file: str) -> tuple[dict[str, object], list[str]]:
             continue
         found, wrong = _value(options[key], value, os.path.dirname(path))
         errors += [f"{place}: {text}" for text in wrong]
-        if not wrong or isinstance(value, list):
+        if not wrong or isinstance(options[key].default, list):
             values[key] = found  # the rest of a list is looked at, too
     return values, errors
 

@@ -20,6 +20,9 @@ from ctl.kinds import host_port
 LONGEST_SOCKET = 107
 """Bytes of a unix socket's path: sun_path of unix(7) without its NUL."""
 
+LARGEST_GROUP = 2**32 - 2
+"""The number of a group; the one above it means no group to chown(2)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -64,7 +67,7 @@ def _of_sockets(args: argparse.Namespace) -> Iterator[Fault]:
                 yield Fault(key, f"{_quoted(path)} is there twice")
             seen.add(path)
     group = args.socket_group
-    if group is not None and not group.isdecimal():
+    if group is not None and not (group.isdecimal() and int(group) <= LARGEST_GROUP):
         try:
             grp.getgrnam(group)
         except KeyError:

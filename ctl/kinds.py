@@ -46,28 +46,15 @@ class Kind:
 
 
 def kind_of(option: argparse.Action) -> Kind:
-    """What that option takes, one of a type that is none of ours included."""
+    """What that option takes."""
     if option.choices is not None:
         # A list, not a set: in the order of the help.
         choices = [str(choice) for choice in option.choices]
         return Kind(f"one of {', '.join(choices)}", lambda text, folder: _one(text, choices))
-    given = option.type
-    if isinstance(given, Kind):
-        return given
-    if given is None:
+    if option.type is None:
         return TEXT
-    assert callable(given), "argparse's registry of types is not used"
-    parse: Callable[[str], object] = given
-
-    def read(text: str, folder: str) -> object:
-        try:
-            return parse(text)
-        except (argparse.ArgumentTypeError, TypeError) as error:
-            raise ValueError from error
-
-    if parse in (int, float):
-        return Kind("a number", read, _NUMBERS[: 1 if parse is int else 2])
-    return Kind(str(option.metavar or "allowed"), read, write=str)
+    assert isinstance(option.type, Kind)
+    return option.type
 
 
 def host_port(text: str) -> tuple[str, int]:
@@ -75,7 +62,9 @@ def host_port(text: str) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or int(port) > MAX_PORT:
         raise ValueError(f"{text!r} is not HOST:PORT")
-    return host.strip("[]"), int(port)
+    host = host.strip("[]")
+    host.encode("idna")  # a UnicodeError is a ValueError
+    return host, int(port)
 
 
 def _seconds(text: str, folder: str) -> float:
@@ -115,10 +104,20 @@ def _path(text: str, folder: str) -> str:
     if not text:
         raise ValueError
     # In a file no shell has seen to the `~`.
-    return os.path.abspath(os.path.join(folder, os.path.expanduser(text)) if folder else text)
+    return absolute(os.path.join(folder, os.path.expanduser(text)) if folder else text)
+
+
+def absolute(path: str) -> str:
+    """The same from the root. Raises `OSError` where the working directory is gone."""
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, "the working directory is gone", path) from None
 
 
 def _socket(text: str, folder: str) -> str:
+    if text.startswith("tcp!"):
+        raise ValueError
     return _path(text.removeprefix("unix!"), folder)
 
 
@@ -143,5 +142,5 @@ MSIZE = Kind(f"a number of bytes from {SMALLEST_MSIZE} to {LARGEST_MSIZE}", _msi
 MODE = Kind('a mode such as "660"', _mode, write=lambda mode: f"{mode:o}")
 ADDRESS = Kind("HOST:PORT", _address)
 PATH = Kind("a path", _path)
-SOCKET = Kind("a path", _socket)
+SOCKET = Kind("the path of a unix socket (for TCP use --tcp)", _socket)
 MODEL = Kind("a path or a name", _model)

@@ -37,6 +37,10 @@ ENGINE = frozenset({"max-models", "worker-timeout"})
 
 LOG = frozenset({"verbose"})
 
+PATIENCE = 30.0
+"""Seconds that a file and the directories it names get: a disk may be away, and what hangs must not
+keep the next SIGHUP waiting."""
+
 log = logging.getLogger("llambo")
 
 
@@ -75,31 +79,46 @@ class Reloading:
             log.warning("SIGHUP: there is nothing to read again without --config")
             return
         async with self._one_at_a_time:
-            try:
-                # A folder that it names may lie on a disk that is away.
-                new = await trio.to_thread.run_sync(self._source.read, abandon_on_cancel=True)
-            except Invalid as invalid:
-                for error in invalid.errors:
-                    log.error("%s", error)
-                log.error("%s: nothing of it is taken over", self.file)
-                return
-            old = self._running.values
-            changed = [key for key, value in new.values.items() if value != old[key]]
-            now = [key for key in changed if _changeable(key, bridge)]
-            later = [key for key in changed if key not in now]
-            values = {**old, **{key: new.values[key] for key in now}}
-            self._running = Configuration(values, new.origins)
-            args = self._running.args
-            _limit(set(now), args, bridge, services, allow)
-            if MODELS.intersection(now):
-                catalog = await trio.to_thread.run_sync(catalog_of, args)
-                catalog.inherit(bridge.catalog)
-                await catalog.look()
-                bridge.replace_catalog(catalog)
-            said = [f"{key} {shown(key, old[key])} → {shown(key, values[key])}" for key in now]
-            if later:
-                said.append(f"needs a restart: {', '.join(later)}")
-            log.info("%s read again: %s", self.file, "; ".join(said) or "nothing has changed")
+            errors = [f"{self.file}: it, or what it names, did not answer within {PATIENCE:g} s"]
+            with trio.move_on_after(PATIENCE):
+                try:
+                    await self._reload(bridge, services, catalog_of, allow)
+                    return
+                except Invalid as invalid:
+                    errors = invalid.errors
+            for error in errors:
+                log.error("%s", error)
+            log.error("%s: nothing of it is taken over", self.file)
+
+    async def _reload(
+        self,
+        bridge: Bridge,
+        services: Sequence[Service],
+        catalog_of: Callable[[Namespace], Catalog],
+        allow: Callable[[int], None],
+    ) -> None:
+        """Raises `Invalid`. Nothing is changed before the last thing that may wait for a disk."""
+        new = await trio.to_thread.run_sync(self._source.read, abandon_on_cancel=True)
+        old = self._running.values
+        changed = [key for key, value in new.values.items() if value != old[key]]
+        now = [key for key in changed if _changeable(key, bridge)]
+        later = [key for key in changed if key not in now]
+        values = {**old, **{key: new.values[key] for key in now}}
+        running = Configuration(values, new.origins)
+        args = running.args
+        catalog = None
+        if MODELS.intersection(now):
+            catalog = await trio.to_thread.run_sync(catalog_of, args, abandon_on_cancel=True)
+            catalog.inherit(bridge.catalog)
+            await catalog.look()
+        _limit(set(now), args, bridge, services, allow)
+        if catalog is not None:
+            bridge.replace_catalog(catalog)
+        self._running = running
+        said = [f"{key} {shown(key, old[key])} → {shown(key, values[key])}" for key in now]
+        if later:
+            said.append(f"needs a restart: {', '.join(later)}")
+        log.info("%s read again: %s", self.file, "; ".join(said) or "nothing has changed")
 
 
 def _limit(

@@ -20,7 +20,7 @@ import socket
 import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
@@ -33,7 +33,7 @@ from ctl.bridge import Bridge
 from ctl.caches import sources
 from ctl.catalog import AnyName, Catalog, default_model
 from ctl.config import Configuration, Source
-from ctl.kinds import host_port
+from ctl.kinds import SOCKET, host_port
 from ctl.lineserver import LineServer
 from ctl.log import begin as begin_log
 from ctl.metricshttp import Page
@@ -72,8 +72,6 @@ def run(configuration: Configuration, source: Source) -> int:
     args = configuration.args
     if args.stdio:
         listen.keep_stderr_apart()
-    # Before anything changes the working directory, and outside of the event loop.
-    args.default_socket = os.path.abspath(default_socket())
     begin_log(log_level(args), args.log_format)
     try:
         trio.run(_serve, args, Reloading(source, configuration))
@@ -278,15 +276,34 @@ async def _open_listeners(args: argparse.Namespace, listeners: _Listeners) -> No
         host, port = host_port(args.metrics_http)
         with _naming(f"http://{args.metrics_http}/metrics"):
             listeners.pages.extend(await listen.tcp(host, port, insecure=True))
+    ours = None
     if not (args.socket or args.stdio or passed):
-        args.socket = [args.default_socket]
+        args.socket = [_default_socket()]
+        # What nobody has named may have its directory made.
+        ours = None if os.environ.get("LLAMBO_SOCKET") else args.socket[0]
     for paths, where in zip((args.socket, args.line_socket), listeners, strict=False):
         there = [listen.address_of(listener) for listener in where]
         for path in paths:
             if f"unix!{path}" in there:
                 continue  # systemd has opened it, with the mode that its unit says
             with _naming(path):
+                if path != ours:
+                    _check_directory(os.path.dirname(path))
                 where.append(listen.unix(path, mode=args.socket_mode, group=args.socket_group))
+
+
+def _check_directory(path: str) -> None:
+    if not os.path.isdir(path):
+        raise OSError(errno.ENOENT, f"there is no directory {path}")
+
+
+def _default_socket() -> str:
+    """Where a bridge is served that was told nothing else. Raises `Error`, or OSError where the
+    working directory is gone."""
+    try:
+        return str(SOCKET(default_socket()))
+    except argparse.ArgumentTypeError as error:
+        raise Error(f"LLAMBO_SOCKET: {error}") from None
 
 
 @contextmanager
@@ -294,6 +311,8 @@ def _naming(address: str) -> Iterator[None]:
     """Say which address it is that cannot be served: the system's own errors often do not."""
     try:
         yield
+    except UnicodeError as error:
+        raise Error(f"cannot serve {address}: {error}") from error
     except OSError as error:
         help = "; --insecure allows it" if "loopback" in str(error) else ""
         raise Error(f"cannot serve {address}: {error.strerror or error}{help}") from error
@@ -308,7 +327,10 @@ async def _serve_stdio(server: Server, bridge: Bridge, *, alone: bool) -> None:
 
 def _say_how_to_use(path: str) -> None:
     command = shlex.quote(sys.argv[0])
-    address = "" if path == os.path.abspath(default_socket()) else f" {shlex.quote(path)}"
+    address = f" {shlex.quote(path)}"
+    with suppress(Error, OSError):
+        if path == _default_socket():
+            address = ""
     log.info("try: %s ask%s 'What is a file server?'", command, address)
     log.info("     %s status%s", command, address)
     # Inferno runs it from wherever its emu was started.

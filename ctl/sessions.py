@@ -19,6 +19,9 @@ from ctl.session import Session
 if TYPE_CHECKING:
     from ctl.bridge import Bridge
 
+SHORTEST = 0.1
+"""Seconds between two looks for sessions that nobody uses, however short their life."""
+
 log = logging.getLogger("llambo")
 
 
@@ -114,5 +117,5 @@ class Sessions:
                     log.info("session %d was idle for %g s: ended", session.number, ttl)
                     self.end(session)
             longest = max((session.idle() for session in self._numbered.values()), default=0.0)
-            with trio.move_on_after(max(ttl - longest, ttl / 10)):
+            with trio.move_on_after(max(ttl - longest, ttl / 10, SHORTEST)):
                 await self._bridge.reconfigured.park()

@@ -76,11 +76,13 @@ def create(
     # No package can take the place of those above.
     from engine import plugins
 
-    make = None if kind == "llama" else plugins.find(kind)
-    if make is None:
+    made = None
+    if kind != "llama":
+        made = plugins.make(kind, argument, max_models=max_models, worker_timeout=worker_timeout)
+    if made is None:
         known = ", ".join(["llama", "echo", "echo:RATE", *plugins.names()])
         raise EngineError(f"no engine {spec!r}: there are {' and '.join(known.rsplit(', ', 1))}")
-    return make(argument, max_models=max_models, worker_timeout=worker_timeout)
+    return made
 
 
 def _rate(spec: str, argument: str) -> float | None:

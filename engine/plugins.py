@@ -28,10 +28,11 @@ def names() -> list[str]:
     return sorted({point.name for point in entry_points(group=GROUP)})
 
 
-def find(name: str) -> MakeEngine | None:
-    """What makes the engine of that name; None where no package brings one.
+def make(name: str, argument: str, *, max_models: int, worker_timeout: float) -> Engine | None:
+    """The engine of that name; None where no package brings one.
 
-    Raises `EngineError` where several do, or where it cannot be imported.
+    Raises `EngineError` where several do, where it cannot be made, or where it does not take the
+    argument.
     """
     points = {point.value: point for point in entry_points(group=GROUP, name=name)}
     if not points:
@@ -41,12 +42,17 @@ def find(name: str) -> MakeEngine | None:
         raise EngineError(f"engine {name!r} is brought by {packages}: uninstall all but one")
     [point] = points.values()
     try:
-        return cast(MakeEngine, point.load())
-    except Exception as error:  # whatever the module of a stranger does when it is imported
+        function = cast(MakeEngine, point.load())
+        engine = function(argument, max_models=max_models, worker_timeout=worker_timeout)
+        if not hasattr(engine, "reads_files"):
+            raise TypeError(f"{type(engine).__name__} is no engine")
+    except EngineError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever the code of a stranger does
         raise EngineError(
-            f"engine {name!r} of {_package(point)} cannot be imported: "
-            f"{type(error).__name__}: {error}"
+            f"engine {name!r} of {_package(point)} cannot be made: {type(error).__name__}: {error}"
         ) from error
+    return engine
 
 
 def _package(point: EntryPoint) -> str:

@@ -1,13 +1,12 @@
 """The configuration file of `llambo serve`: its keys, what it is put together from, its errors."""
 
-import argparse
 import tomllib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctl import config, toml
+from ctl import toml
 from ctl.bridge import Options
 from ctl.config import Invalid, keys, printed, source_of
 from ctl.options import bridge_options, client_limits
@@ -182,12 +181,15 @@ def test_a_value_is_written_without_control_characters(value):
         ("socket-mode = '9'", 'socket-mode: "9" is not a mode such as "660"'),
         ("log-format = 'xml'", 'log-format: "xml" is not one of text, json'),
         ("tcp = ['nowhere']", 'tcp: "nowhere" is not HOST:PORT'),
+        ("tcp = 'a..b:1'", 'tcp: "a..b:1" is not HOST:PORT'),
         ("tcp = 5640", "tcp: 5640 is not HOST:PORT"),
         (
             "tcp = ['0.0.0.0:1']",
             'tcp: "0.0.0.0:1" is not a loopback address: anybody could connect; insecure allows it',
         ),
         ("engine = 1", "engine: 1 is not a string"),
+        ("engine = ['echo']", 'engine: ["echo"] is not a string'),
+        ("trace = []", "trace: [] is not a path"),
         ("models = ['/absent']", 'models: "/absent" is not a directory'),
         ("model = '/absent'", 'model: "/absent" is not a file'),
         ("trace = '/absent/t'", 'trace: "/absent" is not a directory'),
@@ -244,6 +246,12 @@ def test_a_file_that_cannot_be_read_is_one_error(tmp_path, name, why):
         source_of(["--config", f"{tmp_path}/{name}"]).read()
 
 
+@pytest.mark.parametrize("key", keys())
+def test_an_array_of_numbers_is_wrong_for_every_key(errors, key):
+    [error] = errors(f"{key} = [1]")
+    assert error.startswith(f"llambo.toml: {key}: ")
+
+
 def test_all_errors_are_said_at_once(errors):
     text = "max-sessions = 'many'\nmodels = ['/absent', 5, '/gone']\nxyz = 1\n"
     assert errors(text, "--socket-group", "nosuch") == [
@@ -271,49 +279,3 @@ def test_a_socket_path_that_is_too_long_says_how_long_it_may_be(errors):
     [error] = errors(f"socket = '/{'x' * 107}'")
     assert error.endswith("x\" has 108 bytes, a socket's path 107 at most")
     source_of(["--socket", f"/{'x' * 106}"]).read()
-
-
-# Its keys
-
-
-@pytest.fixture
-def more_options(monkeypatch):
-    """Options of kinds that there are none of now."""
-
-    def letters(text):
-        if not text.isalpha():
-            raise argparse.ArgumentTypeError("letters only")
-        return text.upper()
-
-    def add(parser):
-        real(parser)
-        group = parser.add_argument_group("more")
-        group.add_argument("--no-this", action="store_true")
-        group.add_argument("--speed", type=float)
-        group.add_argument("--gears", type=int, default=5)
-        group.add_argument("-w", "--word", type=letters, metavar="WORD")
-        group.add_argument("--colour", choices=["red", "blue"], action="append", default=[])
-
-    real = config.add_options
-    monkeypatch.setattr(config, "add_options", add)
-    config._groups.cache_clear()
-    yield
-    config._groups.cache_clear()
-
-
-def test_what_comes_to_the_options_is_a_key_without_more(more_options, read):
-    text = "no-this = true\nspeed = 1\ngears = 3\nword = 'abc'\ncolour = 'red'\n"
-    configuration = read(text)
-    args = configuration.args
-    assert (args.no_this, args.speed, args.gears, args.word) == (True, 1.0, 3, "ABC")
-    assert args.colour == ["red"]
-    assert read(printed(configuration)).values == configuration.values
-
-
-def test_what_comes_to_the_options_has_its_errors_without_more(more_options, errors):
-    assert errors("gears = 1.5\nspeed = 'x'\nword = '1'\ncolour = 'grey'") == [
-        "llambo.toml: gears: 1.5 is not a number",
-        'llambo.toml: speed: "x" is not a number',
-        'llambo.toml: word: "1" is not WORD',
-        'llambo.toml: colour: "grey" is not one of red, blue',
-    ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -71,10 +72,10 @@ async def test_limits_of_the_bridge_are_taken_over(reloaded, said):
         await Client(reloaded.bridge).write("ctl", "INFER_MULTI a||b||c||d")
 
 
-async def test_a_shorter_life_of_sessions_counts_at_once(reloaded, autojump_clock):
+async def test_a_shorter_life_of_sessions_counts_at_once(reloaded, mock_clock):
     client = Client(reloaded.bridge, "kept")
     client.detach()
-    await trio.sleep(100)
+    mock_clock.jump(100)
     await reloaded.reload("session-ttl = 60")
     await trio.testing.wait_all_tasks_blocked()
     assert client.session.closed
@@ -196,6 +197,60 @@ async def test_a_file_that_is_gone_changes_nothing(reloaded, said):
     assert said() == ["llambo.toml: Is a directory", "llambo.toml: nothing of it is taken over"]
 
 
+AWAY = [
+    "llambo.toml: it, or what it names, did not answer within 0.1 s",
+    "llambo.toml: nothing of it is taken over",
+]
+
+
+async def test_a_file_that_does_not_answer_keeps_no_later_one_waiting(reloaded, said, monkeypatch):
+    said()
+    reloaded.path.unlink()
+    os.mkfifo(reloaded.path)
+    with monkeypatch.context() as patched:
+        patched.setattr(reload, "PATIENCE", 0.1)
+        await reloaded.reloading.reload(reloaded.bridge, (), Catalog, reloaded.allowed.append)
+    assert said() == AWAY
+    reloaded.path.unlink()
+    await reloaded.reload("max-answers = 3")
+    assert reloaded.bridge.options == Options(max_answers=3)
+
+
+class Away(Catalog):
+    """Of a disk that does not answer."""
+
+    async def look(self):
+        await trio.sleep_forever()
+
+
+async def test_of_directories_that_do_not_answer_nothing_is_taken_over(reloaded, said, monkeypatch):
+    said()
+    reloaded.catalog = Away
+    with monkeypatch.context() as patched:
+        patched.setattr(reload, "PATIENCE", 0.1)
+        await reloaded.reload("max-answers = 3\nno-caches = true")
+    assert reloaded.bridge.options == Options()
+    assert said() == AWAY
+    reloaded.catalog = Catalog
+    await reloaded.reload("max-answers = 3\nno-caches = true")
+    assert said() == ["llambo.toml read again: no-caches false → true; max-answers 256 → 3"]
+
+
+async def test_a_limit_that_the_engine_does_not_take_is_tried_again(reloaded, monkeypatch):
+    class Stubborn(type(reloaded.bridge.engine)):
+        @property
+        def max_models(self):
+            return 4
+
+    engine = reloaded.bridge.engine
+    monkeypatch.setattr(engine, "__class__", Stubborn)
+    with pytest.raises(AttributeError):
+        await reloaded.reload("max-models = 1")
+    monkeypatch.undo()
+    await reloaded.reload("max-models = 1")
+    assert engine.max_models == 1
+
+
 async def test_the_command_line_still_comes_first(bridge, tmp_path):
     reloaded = Reloaded(bridge, tmp_path / "llambo.toml", "--max-answers", "9")
     await reloaded.reload("max-answers = 3")
@@ -204,12 +259,13 @@ async def test_the_command_line_still_comes_first(bridge, tmp_path):
     assert bridge.options == Options(max_answers=9, max_sessions=2)
 
 
-async def test_a_running_answer_goes_on(slow_bridge, tmp_path, autojump_clock):
+async def test_a_running_answer_goes_on(slow_bridge, tmp_path, mock_clock):
     client = Client(slow_bridge)
     await client.write("prompt", "one two three")
     await Reloaded(slow_bridge, tmp_path / "llambo.toml").reload(
         "max-answers = 1\nmax-prompt = 1\nmax-connections = 1\nsession-ttl = 1\nmax-models = 1"
     )
+    mock_clock.autojump_threshold = 0
     assert await client.read("output") == "one two three"
 
 

@@ -219,6 +219,12 @@ async def test_sessions_that_nobody_used_make_room(make_bridge):
         assert "1" not in client.names()
 
 
+async def test_a_life_of_no_time_does_not_keep_a_processor_busy(make_bridge):
+    async with make_bridge(session_ttl=1e-300):
+        with trio.fail_after(5):
+            await trio.testing.wait_all_tasks_blocked()
+
+
 async def test_an_idle_session_ends_after_its_time(make_bridge, autojump_clock):
     async with make_bridge(session_ttl=10) as bridge:
         client = Client(bridge)

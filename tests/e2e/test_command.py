@@ -107,6 +107,19 @@ def test_ask_whose_output_nobody_reads_cancels_the_answer(serve):
     bridge.until(lambda: bridge.status()["bridge"]["running"] == 0)
 
 
+@pytest.mark.parametrize(
+    "words", [["ask", "hello"], ["status"], ["models"], ["serve", "--print-config"]], ids=" ".join
+)
+def test_output_that_cannot_be_written_is_one_sentence(echo, words):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [LLAMBO, *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=DEADLINE,
+            env={**os.environ, "LLAMBO_SOCKET": echo.socket}, check=False,
+        )  # fmt: skip
+    assert done.stderr == "llambo: No space left on device\n"
+    assert done.returncode == 1
+
+
 def test_ask_shows_a_terminal_no_escape_sequences_of_a_model(echo):
     said = "caf\u00e9\x1b[2J\x9b2J\x7f\tend"
     master, terminal = os.openpty()
@@ -151,6 +164,10 @@ def test_ask_without_a_bridge_says_how_to_start_one(tmp_path):
     assert done.stderr == (
         f"llambo: no bridge answers at unix!{tmp_path}/none: llambo serve starts one\n"
     )
+
+
+def test_a_host_that_cannot_be_a_name_is_one_sentence(echo):
+    assert echo.run("status", "tcp!a..b!1").stderr == "llambo: tcp!a..b!1: no such host\n"
 
 
 def test_load_models_free_and_status_show_a_model(echo):

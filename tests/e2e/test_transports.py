@@ -20,20 +20,8 @@ from fs9p import read_records
 from tests.conftest import started
 from tests.e2e.conftest import DEADLINE, LLAMBO, ask
 from tests.e2e.lineclient import LineClient, answer
+from tests.e2e.test_sockets import ECHO, ended, refused
 from tests.fs9p.test_inherited import passing
-
-ECHO = ["--engine", "echo"]
-
-
-def refused(folder, *options):
-    """What a `serve` that does not start says. If it did, it would be in this folder."""
-    done = subprocess.run(
-        [LLAMBO, "serve", *ECHO, *options, "--socket", str(folder / "9p")],
-        capture_output=True, text=True, timeout=DEADLINE, check=False,
-    )  # fmt: skip
-    assert done.returncode
-    assert "Traceback" not in done.stderr
-    return done.stderr
 
 
 def test_all_sockets_lead_into_one_bridge(serve, tmp_path):
@@ -92,23 +80,6 @@ def test_the_group_of_the_socket_is_an_option(serve):
     assert os.stat(serve(*ECHO, "--socket-group", "daemon").socket).st_gid == (
         grp.getgrnam("daemon").gr_gid
     )
-
-
-def test_the_default_socket_is_where_plan9port_looks(tmp_path):
-    environment = {**os.environ, "NAMESPACE": str(tmp_path)}
-    environment.pop("LLAMBO_SOCKET", None)
-    serve = [LLAMBO, "serve", *ECHO]
-    with started(serve, env=environment, stderr=subprocess.PIPE, text=True) as bridge:
-        assert bridge.stderr.readline() == f"llambo: serving unix!{tmp_path}/llm\n"
-        ended(bridge)
-
-
-def ended(bridge):
-    """What it has still to say when SIGTERM has ended it, with status 0."""
-    bridge.terminate()
-    said = bridge.communicate(timeout=DEADLINE)[1]
-    assert bridge.returncode == 0, said
-    return said
 
 
 def listening(path):
@@ -208,7 +179,13 @@ def test_a_tcp_client_of_inetd_is_nobody_to_the_bridge_and_gets_no_line_of_its_l
         (["--version-timeout", "-1"], "'-1' is not a number of seconds above 0"),
         (["--socket-mode", "9"], "'9' is not a mode such as \"660\""),
         (["--socket-group", "nosuch"], '--socket-group: there is no group "nosuch"'),
+        (["--socket-group", "99999999999"], '--socket-group: there is no group "99999999999"'),
+        (["--socket", "tcp!h!1"], "'tcp!h!1' is not the path of a unix socket (for TCP use --tcp)"),
         (["--tcp", "nowhere"], "argument --tcp: 'nowhere' is not HOST:PORT"),
+        (["--tcp", "a..b:0"], "argument --tcp: 'a..b:0' is not HOST:PORT"),
+        (["--metrics-http", f"{'a' * 64}:0"], "aaa:0' is not HOST:PORT"),
+        (["--tcp", "\udcff:0"], "is not HOST:PORT"),
+        (["--tcp", "é_:0"], "cannot serve tcp!é_!0: "),
     ],
 )
 def test_an_option_out_of_range_is_refused_in_words(options, said, tmp_path):
@@ -352,13 +329,6 @@ def test_the_end_of_a_client_on_standard_input_ends_no_other(serve, tmp_path):
             assert ask(files, "still here") == "still here"
         bridge.terminate()
         assert bridge.wait(DEADLINE) == 0
-
-
-def test_a_socket_may_be_named_as_an_address(tmp_path):
-    command = [LLAMBO, "serve", *ECHO, "--socket", f"unix!{tmp_path}/9p"]
-    with started(command, stderr=subprocess.PIPE, text=True) as bridge:
-        assert bridge.stderr.readline() == f"llambo: serving unix!{tmp_path}/9p\n"
-        ended(bridge)
 
 
 def test_insecure_serves_tcp_beyond_loopback(serve):

@@ -10,8 +10,24 @@ MODULE = """
 from engine import EngineError
 
 class Made:
+    reads_files = True
+
     def __init__(self, argument, *, max_models, worker_timeout):
         self.told = (argument, max_models, worker_timeout)
+
+number = 5
+
+def nothing(argument, *, max_models, worker_timeout):
+    return None
+
+def fails(argument, *, max_models, worker_timeout):
+    raise RuntimeError("no such device")
+
+def takes_nothing():
+    raise AssertionError
+
+def ends(argument, *, max_models, worker_timeout):
+    raise SystemExit(7)
 
 def refuse(argument, *, max_models, worker_timeout):
     raise EngineError(f"invalid engine: {argument!r}")
@@ -24,6 +40,7 @@ def installed(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "made.py").write_text(MODULE)
     (tmp_path / "broken.py").write_text("import no_such_library\n")
+    (tmp_path / "ends.py").write_text("raise SystemExit(7)\n")
 
     def install(package, *points):
         folder = tmp_path / f"{package}-1.dist-info"
@@ -62,11 +79,29 @@ def test_what_the_package_refuses_is_told_in_its_own_words(installed):
 
 
 def test_an_engine_that_cannot_be_imported_is_refused_with_its_package_and_the_reason(installed):
-    installed("tapes", "tape = broken:Made", "disc = made:Absent")
-    with pytest.raises(EngineError, match=r"'tape' of tapes cannot be imported: .*no_such_library"):
+    installed("tapes", "tape = broken:Made", "disc = made:Absent", "reel = ends:Made")
+    with pytest.raises(EngineError, match=r"'tape' of tapes cannot be made: .*no_such_library"):
         create("tape")
-    with pytest.raises(EngineError, match="'disc' of tapes cannot be imported: .*Absent"):
+    with pytest.raises(EngineError, match="'disc' of tapes cannot be made: .*Absent"):
         create("disc")
+    with pytest.raises(EngineError, match="'reel' of tapes cannot be made: SystemExit: 7"):
+        create("reel")
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        ("number", "TypeError: 'int' object is not callable"),
+        ("nothing", "TypeError: NoneType is no engine"),
+        ("fails", "RuntimeError: no such device"),
+        ("takes_nothing", "TypeError: takes_nothing.. "),
+        ("ends", "SystemExit: 7"),
+    ],
+)
+def test_an_engine_that_cannot_be_made_is_refused_with_the_reason(installed, function, reason):
+    installed("tapes", f"tape = made:{function}")
+    with pytest.raises(EngineError, match=f"^engine 'tape' of tapes cannot be made: {reason}"):
+        create("tape")
 
 
 def test_a_name_that_two_packages_bring_is_refused(installed):
