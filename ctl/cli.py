@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    if "_ARGCOMPLETE" in os.environ:
+    if {"_ARGCOMPLETE", "COMP_LINE"} <= os.environ.keys():
         from ctl.completion import complete, typed
 
         complete(parser_for(typed()))

@@ -246,7 +246,7 @@ TABLE: dict[str, dict[str, Entry]] = {
         ),
     },
     "docs/mount.md": {
-        "llambo mount  [-n] [-a NAME] [--with kernel|9pfuse] [--timeout SECONDS] [ADDRESS] DIR": By(
+        "llambo mount  [-n] [-a SESSION] [--with kernel|9pfuse] [--timeout SECONDS] [ADDRESS] DIR": By(
             "tests/docs/test_command.py::test_every_option_of_a_command_is_in_its_line"
         ),
         "$ mkdir mnt": By(
