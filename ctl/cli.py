@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Carry out the command line; ends the process with its status."""
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # it was closed, as by `>&-`
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     args = _parse()
     try:
         status = COMMANDS[args.command](args)

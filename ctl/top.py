@@ -7,6 +7,7 @@ ends it, the terminal is left as it was found: signals only wake the loop, none 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import queue
@@ -175,6 +176,16 @@ class _Terminal:
 
     def run(self) -> int:
         """The exit status."""
+        try:
+            return self._run()
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            # The terminal is gone, and with it the place for what is not written yet.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _ENDING[signal.SIGHUP]
+
+    def _run(self) -> int:
         with _wakened() as (wake, awake):
             rows = _rows(self._console, self._track)
 
@@ -258,7 +269,9 @@ class _Terminal:
 
 def _pressed(keys: bytes) -> int | None:
     """The exit status if these keys end it; no bytes are the end of a terminal that is gone."""
-    return 0 if not keys or b"q" in keys.lower() else None
+    if not keys:
+        return _ENDING[signal.SIGHUP]
+    return 0 if b"q" in keys.lower() else None
 
 
 @contextmanager
@@ -273,7 +286,8 @@ def _keys() -> Iterator[list[int]]:
         tty.setcbreak(fd)
         yield [fd]
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
 @contextmanager

@@ -27,14 +27,14 @@ LEFT = b"\x1b[?1049l"
 class Terminal:
     """A pseudo terminal with `llambo top` in it."""
 
-    def __init__(self, socket, *options):
+    def __init__(self, socket, *options, **streams):
         self._fd, self._inside = pty.openpty()
         self.resize(24, 80)
         self.before = self.modes
         self.process = subprocess.Popen(
             [LLAMBO, "top", "-d", "0.1", socket, *options], start_new_session=True,
-            stdin=self._inside, stdout=self._inside, stderr=self._inside,
             env={**os.environ, "TERM": "xterm"},
+            **{"stdin": self._inside, "stdout": self._inside, "stderr": self._inside, **streams},
         )  # fmt: skip
 
     @property
@@ -62,11 +62,17 @@ class Terminal:
         assert self.modes == self.before
         return status
 
+    def hang_up(self):
+        """Close the terminal, as a window that is closed does."""
+        os.close(self._inside)
+        os.close(self._fd)
+        self._fd = self._inside = None
+
     def close(self):
         self.process.kill()
         self.process.wait()
-        os.close(self._fd)
-        os.close(self._inside)
+        if self._fd is not None:
+            self.hang_up()
 
 
 @pytest.fixture
@@ -74,8 +80,8 @@ def terminal():
     """A function that starts `llambo top` in a terminal of its own."""
     made = []
 
-    def start(*args):
-        made.append(Terminal(*args))
+    def start(*args, **streams):
+        made.append(Terminal(*args, **streams))
         return made[-1]
 
     yield start
@@ -172,6 +178,23 @@ def test_a_signal_ends_it_and_the_terminal_is_as_it_was(echo, terminal, number, 
     shown.until(b"q ends")
     shown.process.send_signal(number)
     assert shown.ended() == status
+
+
+@pytest.mark.parametrize("ready", [lambda: None, lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)])
+def test_a_terminal_that_is_closed_ends_it_as_sighup_does(echo, terminal, ready):
+    """With the signal, and without: a shell may be between."""
+    shown = terminal(echo.socket, stderr=subprocess.PIPE, preexec_fn=ready)
+    shown.until(b"q ends")
+    shown.hang_up()
+    assert shown.process.communicate(timeout=DEADLINE)[1] == b""
+    assert shown.process.returncode == 129
+
+
+def test_without_a_keyboard_it_is_drawn_all_the_same(echo, terminal):
+    shown = terminal(echo.socket, preexec_fn=lambda: os.close(0))
+    shown.until(b"q ends", b"echo")
+    shown.process.send_signal(signal.SIGTERM)
+    assert shown.ended() == 143
 
 
 def test_a_suspended_one_leaves_the_terminal_and_comes_back(echo, terminal):
