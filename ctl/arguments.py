@@ -142,7 +142,7 @@ def _add_mounting(commands: _Commands) -> None:
         "-n", "--dry-run", action="store_true", help="only print the command that would mount"
     )
     mount.add_argument(
-        "-a", "--aname", default="", metavar="NAME",
+        "-a", "--aname", default="", metavar="SESSION",
         help="the session at the root: new, a name or a number (default: your main session)",
     )  # fmt: skip
     mount.add_argument(
@@ -151,7 +151,7 @@ def _add_mounting(commands: _Commands) -> None:
         "that works here)",
     )  # fmt: skip
     umount = commands.add_parser("umount", help="undo a mount")
-    umount.add_argument("directory", metavar="DIR")
+    umount.add_argument("directory", metavar="MOUNTPOINT")
     for each in (mount, umount):
         each.add_argument(
             "--timeout", type=_seconds, default=10, metavar="SECONDS",

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Carry out the command line; ends the process with its status."""
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # it was closed, as by `>&-`
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     try:
         args = _parse()
         status = COMMANDS[args.command](args)
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    if "_ARGCOMPLETE" in os.environ:
+    if {"_ARGCOMPLETE", "COMP_LINE"} <= os.environ.keys():
         from ctl.completion import complete, typed
 
         complete(parser_for(typed()))

@@ -25,6 +25,8 @@ from argcomplete.lexers import split_line
 from argcomplete.shell_integration import shellcode
 
 from ctl.address import CommandError, is_address
+from ctl.mounted import read_table
+from engine.plugins import names as engines
 
 WAIT = 1.0
 """Seconds for an answer of a bridge that is asked for its models: behind TAB nobody waits long."""
@@ -103,12 +105,17 @@ def _files(prefix: str, args: argparse.Namespace, wanted: Wanted | None = None) 
     this one is."""
     folder, name = os.path.split(prefix)
     try:
-        names = sorted(os.listdir(os.path.expanduser(folder) or "."))
+        here = os.path.realpath(os.path.expanduser(folder))
+        names = sorted(os.listdir(here))
     except OSError:
         return
+    mounts = _mounts()
     for each in names:
         path = os.path.join(folder, each)
         if not each.startswith(name) or (each.startswith(".") and not name):
+            continue
+        if os.path.join(here, each) in mounts:
+            yield path + "/"  # nobody looks at it: its bridge may hang
             continue
         try:
             mode = os.stat(os.path.expanduser(path)).st_mode
@@ -117,6 +124,24 @@ def _files(prefix: str, args: argparse.Namespace, wanted: Wanted | None = None) 
         if stat.S_ISDIR(mode):
             yield path + "/"
         elif wanted is None or wanted(path, mode):
+            yield path
+
+
+def _mounts() -> list[str]:
+    try:
+        return [each.path for each in read_table() if each.is_9p]
+    except OSError:  # elsewhere than on Linux
+        return []
+
+
+def _mounted(prefix: str, args: argparse.Namespace) -> Iterator[str]:
+    """What may be unmounted, as seen from the folder that is typed, without a look at it."""
+    folder = os.path.dirname(prefix)
+    here = os.path.realpath(os.path.expanduser(folder))
+    for path in _mounts():
+        if os.path.commonpath([here, path]) == here:
+            yield os.path.join(folder, os.path.relpath(path, here))
+        elif not prefix:
             yield path
 
 
@@ -158,6 +183,7 @@ _KINDS: dict[str, Values] = {
     "DIR": partial(_files, wanted=_no_file),
     "FILE": _files,
     "MODEL": lambda prefix, args: [*_models(prefix, args), *_files(prefix, args, wanted=_is_gguf)],
+    "MOUNTPOINT": _mounted,
     "NAME": _models,
     "PATH": _files,
 }
@@ -166,6 +192,7 @@ _PAIRS: dict[str, Values] = {
     "NAME=N": _load_options,
     "NAME=VALUE": _settings,
     "REPO[:FILE]": _none,
+    "llama|echo[:RATE]|NAME[:ARGUMENT]": lambda prefix, args: ["llama", "echo", *engines()],
     "[ADDRESS] [MODEL]": lambda prefix, args: [*_models(prefix, args), *_addresses(prefix, args)],
 }
-"""Metavars that mean something as a whole: of FREE a path is none."""
+"""Metavars that mean something as a whole: of FREE a path is none, and an engine is no model."""

@@ -21,7 +21,7 @@ from py9p.client import RemoteError
 
 from ctl.address import CommandError, parse
 from ctl.client import Files
-from ctl.mounted import Done, Mounted, mounted_at, read_status, resolve, run
+from ctl.mounted import Done, Mounted, absolute, mounted_at, read_status, resolve, run
 from ctl.umount import detach
 
 PLAN9PORT = "https://9fans.github.io/plan9port"
@@ -201,7 +201,7 @@ def _dial_string(address: str) -> str:
 
 
 def _socket_path(path: str) -> str:
-    path = os.path.abspath(path)
+    path = absolute(path)
     if len(os.fsencode(path)) > _SOCKET_PATH:
         raise CommandError(f"{path}: a socket's path has at most {_SOCKET_PATH} bytes")
     return path

@@ -73,12 +73,21 @@ def mounted_at(path: str) -> Mounted | None:
 
 
 def resolve(directory: str) -> str:
-    """The path of a directory as the kernel's table has it."""
-    head, tail = os.path.split(os.path.abspath(directory))
+    """The path of a directory as the kernel's table has it. Raises as `absolute` does."""
+    head, tail = os.path.split(absolute(directory))
     path = os.path.join(os.path.realpath(head), tail)
     if mounted_at(path) is None and os.path.islink(path):
         return os.path.realpath(path)
     return path
+
+
+def absolute(path: str) -> str:
+    """The path from the root. Raises `CommandError` where that depends on a directory that is not
+    there any more."""
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        raise CommandError("there is no current directory any more: it was removed") from None
 
 
 @dataclass(frozen=True)

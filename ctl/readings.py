@@ -238,8 +238,8 @@ def median(buckets: dict[str, float]) -> float | None:
     return counts[-1][0]
 
 
-KEPT = 3600.0
-"""Seconds of history that are kept: as much as the widest terminal shows."""
+KEPT = 3600
+"""Values of history that are kept: as many as the widest terminal shows."""
 
 SPAN = 120.0
 """Seconds that a sparkline shows at least, however narrow it is."""
@@ -250,13 +250,11 @@ class History:
     """Values over time. interval: seconds from one to the next."""
 
     interval: float
-    _values: deque[tuple[float, float]] = field(default_factory=deque)
+    _values: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=KEPT))
 
     def add(self, when: float, value: float) -> None:
         """One more, later than the last."""
         self._values.append((when, value))
-        while self._values[0][0] < when - KEPT:
-            self._values.popleft()
 
     def seconds_a_cell(self, width: int) -> float:
         """At least two intervals, so that one that comes late leaves no gap."""

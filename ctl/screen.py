@@ -77,12 +77,15 @@ def layout(height: int, models: int) -> Layout:
 def draw(view: View, width: int, height: int, *, ascii_only: bool = False) -> Group:
     """The screen, of ``height`` lines at most where there are 24, none wider than ``width``."""
     reading = view.track.last
-    assert reading is not None
+    notice = Text(_notice(view, reading), "bold red", no_wrap=True, overflow="ellipsis")
+    corner = Text(view.corner, "dim")
+    if reading is None:
+        return Group(_ends(Text(f"llambo, at {plain(view.where)}"), corner, width), notice)
     parts = layout(height, len(reading.models))
     spark = _sparkline(view, width, parts.spark, _ASCII_BLOCKS if ascii_only else _BLOCKS)
     return Group(
-        _ends(_head(view, reading), Text(view.corner, "dim"), width),
-        Text(_notice(view, reading), "bold red", no_wrap=True, overflow="ellipsis"),
+        _ends(_head(view, reading), corner, width),
+        notice,
         _facts(view.track, reading, width),
         Text(),
         *spark,
@@ -115,8 +118,8 @@ def _head(view: View, reading: Reading) -> Text:
     return text.append(f", up {duration(bridge.uptime)}, at {plain(view.where)}")
 
 
-def _notice(view: View, reading: Reading) -> str:
-    if view.notice:
+def _notice(view: View, reading: Reading | None) -> str:
+    if view.notice or reading is None:
         return plain(view.notice)
     for model in reading.models:
         if model.state == "failed" and model.error:

@@ -7,18 +7,20 @@ ends it, the terminal is left as it was found: signals only wake the loop, none 
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import queue
 import select
 import signal
+import socket
 import sys
 import termios
 import threading
 import time
 import tty
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -27,7 +29,7 @@ from py9p.messages import NinePError
 from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
-from ctl.address import CommandError, default_socket
+from ctl.address import CommandError, NoBridge, default_socket
 from ctl.client import Files
 from ctl.readings import History, Reading, Track
 from ctl.screen import View, draw, layout
@@ -41,8 +43,6 @@ _ENDING = {signal.SIGINT: 0, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 _NEWS = 0
 """The byte in the pipe that stands for a reading; the others are numbers of signals."""
-
-_ABSENT = "no bridge answers"
 
 Ended: TypeAlias = int | Literal["suspended"]
 """How the loop ended: with an exit status, or with ^Z."""
@@ -59,10 +59,16 @@ def top(address: str | None, interval: float, count: int | None, *, text: bool) 
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of models are not always in the terminal's character set.
         sys.stdout.reconfigure(errors="replace")
-    if text or not sys.stdout.isatty() or Console().is_dumb_terminal:
+    text = text or not sys.stdout.isatty() or Console().is_dumb_terminal
+    socket.setdefaulttimeout(interval + PATIENCE)
+    try:
         with Files(address) as files:
-            return _print(Watch(files), where, interval, count or 1)
-    Files(address).__exit__(None, None, None)
+            if text:
+                return _print(Watch(files), where, interval, count or 1)
+    except TimeoutError:
+        raise CommandError(f"{where} does not answer within {interval + PATIENCE:g} s") from None
+    finally:
+        socket.setdefaulttimeout(None)
     return _Terminal(where, interval, count).run()
 
 
@@ -131,14 +137,8 @@ class Feed:
             try:
                 with Files(self.where) as files:
                     self._read(Watch(files))
-            except CommandError as error:
-                # Where it was is on the screen, and may be long.
-                absent = str(error).startswith(_ABSENT)
-                lost = Lost(_ABSENT if absent else str(error))
-            except RemoteError as error:
-                lost = Lost(str(error))
-            except (NinePError, EOFError, OSError):
-                lost = Lost(_ABSENT)
+            except (CommandError, RemoteError, NinePError, EOFError, OSError) as error:
+                lost = Lost(_why(error))
             except Exception as error:
                 self._put(error)
                 return
@@ -156,6 +156,13 @@ class Feed:
         self.tell()
 
 
+def _why(error: Exception) -> str:
+    if isinstance(error, (CommandError, RemoteError)) and not isinstance(error, NoBridge):
+        return str(error)
+    # Where it was is on the screen, and may be long.
+    return "no bridge answers"
+
+
 # The terminal
 
 
@@ -169,11 +176,24 @@ class _Terminal:
 
     def run(self) -> int:
         """The exit status."""
+        try:
+            return self._run()
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            # The terminal is gone, and with it the place for what is not written yet.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _ENDING[signal.SIGHUP]
+
+    def _run(self) -> int:
         with _wakened() as (wake, awake):
             rows = _rows(self._console, self._track)
-            feed = Feed(
-                self._where, self._interval, lambda: os.write(wake, bytes([_NEWS])), rows
-            )  # fmt: skip
+
+            def tell() -> None:
+                with suppress(BlockingIOError):  # full, so there is enough in it to wake
+                    os.write(wake, bytes([_NEWS]))
+
+            feed = Feed(self._where, self._interval, tell, rows)
             feed.start()
             while True:
                 with _keys() as keys, self._live() as live:
@@ -196,7 +216,7 @@ class _Terminal:
         pipe = inputs[0]
         while True:
             feed.rows = self._draw(live)
-            ready, _, _ = select.select(inputs, [], [], PATIENCE)
+            ready, _, _ = select.select(inputs, [], [], 1.0)
             for fd in ready:
                 data = os.read(fd, 4096)
                 ended = self._signals(data) if fd == pipe else _pressed(data)
@@ -233,11 +253,10 @@ class _Terminal:
         # COLUMNS and LINES of the environment would hide that a window has another size now.
         size = os.get_terminal_size(sys.stdout.fileno())
         self._console.size = ConsoleDimensions(size.columns or 80, size.lines or 24)
-        if self._track.last is not None:
-            width, height = self._console.size
-            ascii_only = self._console.options.ascii_only
-            view = draw(self._view(), width, height, ascii_only=ascii_only)
-            live.update(view, refresh=True)
+        width, height = self._console.size
+        ascii_only = self._console.options.ascii_only
+        view = draw(self._view(), width, height, ascii_only=ascii_only)
+        live.update(view, refresh=True)
         return _rows(self._console, self._track)
 
     def _view(self) -> View:
@@ -250,7 +269,9 @@ class _Terminal:
 
 def _pressed(keys: bytes) -> int | None:
     """The exit status if these keys end it; no bytes are the end of a terminal that is gone."""
-    return 0 if not keys or b"q" in keys.lower() else None
+    if not keys:
+        return _ENDING[signal.SIGHUP]
+    return 0 if b"q" in keys.lower() else None
 
 
 @contextmanager
@@ -265,7 +286,8 @@ def _keys() -> Iterator[list[int]]:
         tty.setcbreak(fd)
         yield [fd]
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
 @contextmanager

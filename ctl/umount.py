@@ -77,7 +77,7 @@ def _end_9pfuse(path: str) -> None:
             words = process.cmdline()
             if len(words) < 3 or os.path.basename(words[0]) != "9pfuse":
                 continue
-            if os.path.join(process.cwd(), words[-1]).rstrip("/") == path:
+            if resolve(os.path.join(process.cwd(), words[-1])) == path:
                 process.kill()
 
 

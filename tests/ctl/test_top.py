@@ -15,6 +15,7 @@ from rich.console import Console
 
 from ctl.address import CommandError
 from ctl.readings import (
+    KEPT,
     History,
     Metrics,
     ModelState,
@@ -178,7 +179,14 @@ def test_history_is_forgotten_at_last():
     history = History(interval=1.0)
     for when in range(10_000):
         history.add(when, 1.0)
-    assert len(history._values) <= 3601
+    assert len(history._values) == KEPT
+
+
+def test_slow_readings_fill_the_graph_as_well():
+    history = History(interval=3600.0)
+    for count in range(KEPT):
+        history.add(count * 3600.0, 1.0)
+    assert history.cells(80, (KEPT - 1) * 3600.0) == [1.0] * 80
 
 
 def test_the_last_known_time_to_a_first_token_stays():
@@ -364,6 +372,10 @@ def screen(*readings, width=80, height=24, ascii_only=False, **more):
     for each in readings:
         track.add(each)
     view = View(track, "unix!/s", readings[-1].when, "12:00:00", **more)
+    return drawn(view, width, height, ascii_only=ascii_only)
+
+
+def drawn(view, width=80, height=24, ascii_only=False):
     out = io.StringIO()
     console = Console(file=out, width=width, height=height, force_terminal=False)
     console.print(draw(view, width, height, ascii_only=ascii_only))
@@ -445,6 +457,12 @@ def test_a_model_that_failed_says_why():
 
 def test_what_is_wrong_stands_below_the_head():
     assert screen(reading(0), notice="no bridge answers, trying again")[1].startswith("no bridge")
+
+
+def test_before_the_first_reading_it_says_what_is_wrong():
+    lines = drawn(View(Track(History(1.0)), "unix!/s", 0.0, "q ends", "no bridge answers"))
+    assert [line.split() for line in lines] == [["llambo,", "at", "unix!/s", "q", "ends"],
+                                                ["no", "bridge", "answers"]]  # fmt: skip
 
 
 def test_missing_metrics_are_said_in_a_sentence():

@@ -244,9 +244,8 @@ TABLE: dict[str, dict[str, Entry]] = {
         ),
     },
     "docs/mount.md": {
-        "llambo mount  [-n] [-a NAME] [--with kernel|9pfuse] [--timeout SECONDS] [ADDRESS] DIR": By(
-            "tests/docs/test_command.py::test_every_option_of_a_command_is_in_its_line"
-        ),
+        "llambo mount  [-n] [-a SESSION] [--with kernel|9pfuse] [--timeout SECONDS] [ADDRESS] "
+        "DIR": By("tests/docs/test_command.py::test_every_option_of_a_command_is_in_its_line"),
         "$ mkdir mnt": By(
             f"{MOUNT}::test_it_says_what_mounts_with_which_command_and_what_is_there"
         ),

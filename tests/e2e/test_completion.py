@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -15,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bridge import LLAMBO
+from tests.conftest import started
 from tests.e2e.conftest import DEADLINE, Bridge
+from tests.e2e.plan9 import Mount, find_plan9port
 from tests.e2e.programs import missing
 
 INSTALL = Path(__file__).parents[2].joinpath("docs/install.md").read_text()
@@ -165,10 +168,12 @@ def offered(tmp_path):
             "COMP_POINT": str(len(line.encode())), "_ARGCOMPLETE_IFS": "\n",
             "_ARGCOMPLETE_SUPPRESS_SPACE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer),
         }  # fmt: skip
-        done = subprocess.run(
-            [LLAMBO], env=env, cwd=tmp_path, capture_output=True, timeout=DEADLINE, check=False
-        )
-        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+        # Not run(): that waits for ever for one that a mount holds up.
+        with (tmp_path / "said").open("w") as said, started(
+            [LLAMBO], env=env, cwd=tmp_path, stdout=said, stderr=said
+        ) as process:  # fmt: skip
+            assert process.wait(DEADLINE) == 0
+        assert (tmp_path / "said").read_text() == ""
         return answer.read_text().split()
 
     return offered
@@ -177,6 +182,19 @@ def offered(tmp_path):
 def test_engines_and_shells_are_named(offered):
     assert offered("llambo serve --engine ") == ["llama", "echo"]
     assert offered("llambo completion ") == ["bash", "zsh", "fish"]
+
+
+def test_a_name_that_is_no_models_gets_none(offered, models):
+    assert offered("llambo serve --engine ", LLAMBO_SOCKET=models.socket) == ["llama", "echo"]
+    assert offered("llambo mount -a ", LLAMBO_SOCKET=models.socket) == []
+
+
+def test_half_of_what_a_shell_says_is_no_question_of_one(tmp_path):
+    env = {**environment(), "_ARGCOMPLETE": "1", "LLAMBO_SOCKET": f"{tmp_path}/none"}
+    done = subprocess.run(
+        [LLAMBO, "status"], env=env, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.stderr.startswith("llambo: no bridge answers at ")
 
 
 def test_settings_are_named_with_the_words_that_they_take(offered):
@@ -210,3 +228,23 @@ def test_a_bridge_that_does_not_answer_keeps_nobody_waiting(offered, tmp_path):
         listening.bind(str(tmp_path / "9p"))
         listening.listen()
         assert offered("llambo free ", LLAMBO_SOCKET=str(tmp_path / "9p")) == []
+
+
+@pytest.fixture
+def hanging(echo, tmp_path):
+    """A mount at `mnt` whose bridge hangs."""
+    mount = Mount(find_plan9port(tmp_path / "ns"), f"unix!{echo.socket}", tmp_path / "mnt")
+    echo.process.send_signal(signal.SIGSTOP)
+    yield mount
+    mount.unmount()
+    echo.process.send_signal(signal.SIGCONT)
+
+
+def test_a_mount_that_hangs_is_offered_to_umount(offered, hanging, tmp_path):
+    (tmp_path / "mnemonic").mkdir()
+    assert offered("llambo umount mn") == ["mnt"]
+    assert offered(f"llambo umount {tmp_path}/") == [str(hanging.path)]
+
+
+def test_a_mount_that_hangs_holds_up_no_other_command(offered, hanging):
+    assert offered("llambo mount mn") == ["mnt/"]

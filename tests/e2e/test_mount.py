@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from benchmarks import plan9
+from benchmarks.inferno import ended
 from ctl.mounted import mounted_at
 from tests.conftest import started
 from tests.e2e import stuck
@@ -47,14 +48,14 @@ class Place:
     def mounted(self):
         return mounted_at(str(self.path)) is not None
 
-    def daemons(self):
-        """The 9pfuse that serves it."""
+    def daemons(self, path=None):
+        """The 9pfuse that serves it, by the path that it was given."""
         return [
             process
             for process in psutil.process_iter(["name", "cmdline"])
             if process.info["name"] == "9pfuse"
             # A process that has ended and was not waited for has none.
-            and str(self.path) in (process.info["cmdline"] or [])
+            and str(path or self.path) in (process.info["cmdline"] or [])
         ]
 
 
@@ -262,6 +263,37 @@ def test_a_mount_whose_bridge_hangs_is_taken_away_from_its_readers(mnt):
             end(mnt.daemons())
     mnt.bridge.process.send_signal(signal.SIGCONT)
     assert (done.returncode, done.stdout, mnt.mounted()) == (0, "", False)
+
+
+def test_a_9pfuse_that_knows_its_mount_by_another_name_is_ended(place, echo, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    other = tmp_path / "link" / place.path.name
+    program = find_plan9port(tmp_path / "ns2").folder / "9pfuse"
+    # Not pipes: 9pfuse would hold them open.
+    subprocess.run(["9pfuse", f"unix!{echo.socket}", other], executable=program, env=place.environ,
+                   timeout=DEADLINE, check=True)  # fmt: skip
+    [daemon] = place.daemons(other)
+    echo.process.send_signal(signal.SIGSTOP)
+    try:
+        done = place.umount("--timeout", 0.5)
+        assert (done.returncode, done.stdout, place.mounted()) == (0, "", False)
+        assert until(lambda: ended(daemon))
+    finally:
+        end([daemon])
+        echo.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    "words", [("umount", "."), ("umount", "x"), ("mount", "--with", "9pfuse", "x")]
+)
+def test_in_a_directory_that_is_gone_it_says_so(place, echo, tmp_path, words):
+    script = 'mkdir gone; cd gone; rmdir ../gone; exec "$@"'
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", LLAMBO, *words], cwd=tmp_path, capture_output=True, text=True,
+        env={**place.environ, "LLAMBO_SOCKET": echo.socket}, timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    said = "llambo: there is no current directory any more: it was removed\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_where_nothing_is_mounted_it_says_so(tmp_path):

@@ -3,16 +3,22 @@
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
+import socket
 import struct
 import subprocess
+import sys
 import termios
 import time
 
 import pytest
 
-from tests.e2e.conftest import DEADLINE, LLAMBO
+from ctl.client import Files
+from tests.conftest import started
+from tests.e2e import stuck
+from tests.e2e.conftest import DEADLINE, LLAMBO, until
 
 LEFT = b"\x1b[?1049l"
 """What a terminal gets that is to show its former screen again."""
@@ -21,14 +27,14 @@ LEFT = b"\x1b[?1049l"
 class Terminal:
     """A pseudo terminal with `llambo top` in it."""
 
-    def __init__(self, bridge, *options):
+    def __init__(self, socket, *options, **streams):
         self._fd, self._inside = pty.openpty()
         self.resize(24, 80)
         self.before = self.modes
         self.process = subprocess.Popen(
-            [LLAMBO, "top", "-d", "0.1", bridge.socket, *options], start_new_session=True,
-            stdin=self._inside, stdout=self._inside, stderr=self._inside,
+            [LLAMBO, "top", "-d", "0.1", socket, *options], start_new_session=True,
             env={**os.environ, "TERM": "xterm"},
+            **{"stdin": self._inside, "stdout": self._inside, "stderr": self._inside, **streams},
         )  # fmt: skip
 
     @property
@@ -56,11 +62,17 @@ class Terminal:
         assert self.modes == self.before
         return status
 
+    def hang_up(self):
+        """Close the terminal, as a window that is closed does."""
+        os.close(self._inside)
+        os.close(self._fd)
+        self._fd = self._inside = None
+
     def close(self):
         self.process.kill()
         self.process.wait()
-        os.close(self._fd)
-        os.close(self._inside)
+        if self._fd is not None:
+            self.hang_up()
 
 
 @pytest.fixture
@@ -68,8 +80,8 @@ def terminal():
     """A function that starts `llambo top` in a terminal of its own."""
     made = []
 
-    def start(*args):
-        made.append(Terminal(*args))
+    def start(*args, **streams):
+        made.append(Terminal(*args, **streams))
         return made[-1]
 
     yield start
@@ -105,8 +117,54 @@ def test_an_interval_or_count_that_makes_no_sense_is_refused(echo, options):
     assert options[1] in done.stderr.splitlines()[-1]
 
 
+@pytest.fixture
+def silent(tmp_path):
+    """The socket of a server that takes connections and says nothing."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "silent"))
+        listening.listen()
+        yield str(tmp_path / "silent")
+
+
+@pytest.mark.parametrize("options", [(), ("-b",)])
+def test_a_server_that_says_nothing_is_given_up(silent, options):
+    done = subprocess.run(
+        [LLAMBO, "top", "-d", "0.1", *options, silent], capture_output=True, text=True,
+        timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == f"llambo: {silent}: no 9P server answers there: timed out\n"
+
+
+@pytest.fixture
+def hanging(tmp_path):
+    """The socket of a server whose `status` is answered once, and never again."""
+    path = f"{tmp_path}/stuck"
+    with started([sys.executable, "-m", stuck.__name__, path]):
+        assert until(lambda: os.path.exists(path))
+        yield path
+
+
+def test_a_first_reading_that_does_not_come_is_an_error_of_text(hanging):
+    with Files(hanging) as files:
+        files.read("status")
+    done = subprocess.run(
+        [LLAMBO, "top", "-b", "-d", "0.1", hanging], capture_output=True, text=True,
+        timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"llambo: {hanging} does not answer within 3.1 s\n"
+
+
+def test_a_first_reading_that_does_not_come_is_told_on_the_screen(hanging, terminal):
+    shown = terminal(hanging)
+    shown.until(b"none of a bridge's", b"has not answered for")
+    shown.type(b"q")
+    assert shown.ended() == 0
+
+
 def test_q_ends_it(echo, terminal):
-    shown = terminal(echo)
+    shown = terminal(echo.socket)
     shown.until(b"q ends", b"echo")
     shown.type(b"q")
     assert shown.ended() == 0
@@ -116,14 +174,31 @@ def test_q_ends_it(echo, terminal):
     ("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 def test_a_signal_ends_it_and_the_terminal_is_as_it_was(echo, terminal, number, status):
-    shown = terminal(echo)
+    shown = terminal(echo.socket)
     shown.until(b"q ends")
     shown.process.send_signal(number)
     assert shown.ended() == status
 
 
+@pytest.mark.parametrize("ready", [lambda: None, lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)])
+def test_a_terminal_that_is_closed_ends_it_as_sighup_does(echo, terminal, ready):
+    """With the signal, and without: a shell may be between."""
+    shown = terminal(echo.socket, stderr=subprocess.PIPE, preexec_fn=ready)
+    shown.until(b"q ends")
+    shown.hang_up()
+    assert shown.process.communicate(timeout=DEADLINE)[1] == b""
+    assert shown.process.returncode == 129
+
+
+def test_without_a_keyboard_it_is_drawn_all_the_same(echo, terminal):
+    shown = terminal(echo.socket, preexec_fn=lambda: os.close(0))
+    shown.until(b"q ends", b"echo")
+    shown.process.send_signal(signal.SIGTERM)
+    assert shown.ended() == 143
+
+
 def test_a_suspended_one_leaves_the_terminal_and_comes_back(echo, terminal):
-    shown = terminal(echo)
+    shown = terminal(echo.socket)
     shown.until(b"q ends")
     shown.process.send_signal(signal.SIGTSTP)
     shown.until(LEFT)
@@ -136,13 +211,13 @@ def test_a_suspended_one_leaves_the_terminal_and_comes_back(echo, terminal):
 
 
 def test_it_ends_after_its_count_and_leaves_the_last_screen(echo, terminal):
-    shown = terminal(echo, "-n", "2")
+    shown = terminal(echo.socket, "-n", "2")
     shown.until(LEFT, b"answers")
     assert shown.process.wait(DEADLINE) == 0
 
 
 def test_it_follows_the_size_of_its_window(echo, terminal):
-    shown = terminal(echo)
+    shown = terminal(echo.socket)
     shown.until(b"q ends")
     shown.resize(40, 150)
     shown.process.send_signal(signal.SIGWINCH)
@@ -150,14 +225,14 @@ def test_it_follows_the_size_of_its_window(echo, terminal):
 
 
 def test_a_terminal_that_knows_no_size_is_taken_for_one_of_80_columns(echo, terminal):
-    shown = terminal(echo)
+    shown = terminal(echo.socket)
     shown.resize(0, 0)
     assert b" " * 80 in shown.until(b"q ends", b"SESSION")
 
 
 def test_a_bridge_that_goes_away_and_comes_back_is_shown_again(serve, terminal):
     bridge = serve("--engine", "echo")
-    shown = terminal(bridge)
+    shown = terminal(bridge.socket)
     shown.until(b"q ends")
     bridge.stop()
     shown.until(b"no bridge answers, trying again")
@@ -177,11 +252,13 @@ def test_a_bridge_that_goes_away_and_comes_back_is_shown_again(serve, terminal):
 
 
 def test_a_bridge_that_hangs_does_not_hold_up_the_keys(echo, terminal):
-    shown = terminal(echo)
+    shown = terminal(echo.socket)
     shown.until(b"q ends")
     echo.process.send_signal(signal.SIGSTOP)
     try:
-        shown.until(b"has not answered for")
+        said = shown.until(b"has not answered for", b" s\x1b")
+        # PATIENCE, and the second at most until it is looked at.
+        assert int(re.search(rb"answered for (\d+) s", said)[1]) < 6
         shown.type(b"q")
         assert shown.ended() == 0
     finally:
