@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from http import HTTPStatus
 
 import h11
 import trio
@@ -83,7 +84,9 @@ class Page:
             ("Content-Length", str(len(body))),
             ("Connection", "close"),
         ]
-        reply = http.send(h11.Response(status_code=status, headers=headers))
+        reply = http.send(
+            h11.Response(status_code=status, reason=HTTPStatus(status).phrase, headers=headers)
+        )
         assert reply is not None
         if method != b"HEAD":
             reply += http.send(h11.Data(body)) or b""

@@ -172,7 +172,7 @@ def test_the_drop_in_for_tcp_lets_prometheus_in(manager):
     manager.systemctl("start", "llambo")
     with socket.create_connection(("127.0.0.1", port), DEADLINE) as client:
         client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-        assert client.recv(99).startswith(b"HTTP/1.0 200 OK")
+        assert client.recv(99).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def test_without_the_drop_in_there_is_no_network(manager):
