@@ -128,7 +128,7 @@ def session(folder: Path) -> str:
             shell.type(command)
         return shell.shown.removesuffix(PROMPT).decode().replace("\r\n", "\n").rstrip()
     finally:
-        shell.type("fusermount -u mnt; kill %1; wait")
+        shell.type("llambo umount mnt; kill %1; wait")
         shell.close()
 
 

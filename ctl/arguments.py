@@ -107,7 +107,7 @@ def _add_watching(commands: _Commands) -> None:
         "-d", "--delay", type=_delay, default=1.0, metavar="SECONDS",
         help="between two readings (default: 1)",
     )  # fmt: skip
-    top.add_argument("-n", "--count", type=_count, help="end after so many readings")
+    top.add_argument("-n", "--count", type=_count, help="end after so many intervals")
     top.add_argument(
         "-b", "--once", action="store_true",
         help="print one screen as text, or COUNT of them; so do pipes",

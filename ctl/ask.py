@@ -66,8 +66,11 @@ def ask(files: Files, prompt: bytes, out: BinaryIO, err: TextIO) -> int:
     return INTERRUPTED if interrupted.is_set() else 0
 
 
+_BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+
+# Fewer than `ctl.screen.plain` takes from a name: in sentences joiners and wide spaces are right.
 _CONTROLS = {
-    code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"
+    code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0), *_BIDI) if chr(code) not in "\t\n"
 }
 
 

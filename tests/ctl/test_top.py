@@ -33,6 +33,7 @@ from ctl.screen import View, draw, duration, layout, number
 from ctl.watch import LOOKED_AT, Watch
 from fs9p import Directory, Error
 from tests.ctl.conftest import Client
+from tests.docs.blocks import alike, blocks
 
 STATUS = {
     "session": {"id": 0, "state": "idle", "turns": 0},
@@ -406,6 +407,32 @@ async def test_a_bridge_is_drawn(direct, client):
     assert lines[0].endswith("12:00:00")
     assert "0 running, 0 queued" in line_with(lines, "answers")
     assert line_with(lines, "echo").split()[:2] == ["echo", "ready"]
+
+
+def test_the_page_shows_such_a_screen():
+    block = next(each for each in blocks("docs/top.md") if "TOKENS/S" in each.text)
+    [bar] = [line for line in block.text.splitlines() if set(line) & set("▁▂▃▄▅▆▇█")]
+    sessions = tuple(
+        SessionRow(SessionState(number, state, 1), "second", Totals(40, 256))
+        for number, state in zip(
+            range(18, 11, -1), ["generating", "prefill", "generating", *["idle"] * 4], strict=True
+        )
+    )
+    models = (model("SmolLM2-135M-Instruct.Q4_1", memory_bytes=562_100_000),
+              model("second", memory_bytes=539_200_000))  # fmt: skip
+    track = Track(History(1.0))
+    for when in (0, 1, 2):
+        counters = page(
+            llambo_completion_tokens_total=when, llambo_prompt_tokens_total=9 * min(when, 1),
+            llambo_cached_tokens_total=8 * min(when, 1), llambo_rpcs_total=when,
+            llambo_requests_running={"second": 3},
+            process_cpu_seconds_total=when, process_resident_memory_bytes=37_700_000,
+        )  # fmt: skip
+        buckets = [BUCKETS.format("", bound, min(when, 1)) for bound in ("0.1", "+Inf")]
+        text = "\n".join([counters, *buckets, ""])
+        track.add(reading(when, text, uptime=26.0, models=models, sessions=sessions, more=12))
+    lines = drawn(View(track, "/run/user/1000/llambo/9p", 2, "q ends  19:03:01"))
+    assert alike(block.text, "\n".join(lines), (bar.strip(),))
 
 
 def test_the_rates_of_the_interval_are_shown():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks import plan9
 from benchmarks.bridge import LLAMBO
+from ctl.mounted import mounted_at
 from tests.docs.blocks import Step
 from tests.e2e.conftest import DEADLINE
 
@@ -33,12 +34,12 @@ def environment(folder: Path, socket: str) -> dict[str, str]:
     return {**found, "LLAMBO_SOCKET": socket, "USER": "root"}
 
 
-def typed(steps: list[Step], folder: Path, socket: str) -> list[str]:
-    """What each step prints, one after the other in one shell."""
+def typed(steps: list[Step], folder: Path, socket: str) -> list[tuple[str, int]]:
+    """What each step prints and its status, one after the other in one shell."""
     lines = []
     for number, step in enumerate(steps):
         command = adapted(step.typed, socket)
-        lines.append(f"{{ {command}\n}} >out.{number} 2>&1 </dev/null")
+        lines.append(f"{{ {command}\n}} >out.{number} 2>&1 </dev/null; echo $? >status.{number}")
         if command.endswith("&"):
             sockets = [socket, *re.findall(r"--line-socket (\S+)", command)]
             lines += [f"until test -S {path}; do sleep 0.02; done" for path in sockets]
@@ -51,8 +52,14 @@ def typed(steps: list[Step], folder: Path, socket: str) -> list[str]:
     finally:
         with suppress(ProcessLookupError):  # unless it started something with &
             os.killpg(process.pid, signal.SIGTERM)
-        subprocess.run(["fusermount", "-qu", folder / "mnt"], check=False)
+        if mounted_at(str(folder / "mnt")):
+            # Not fusermount: where a step has failed, the bridge may be gone or hang.
+            subprocess.run([LLAMBO, "umount", folder / "mnt"], check=False)
         process.wait(DEADLINE)
     return [
-        (folder / f"out.{number}").read_text(errors="replace") for number, _ in enumerate(steps)
+        (
+            (folder / f"out.{number}").read_text(errors="replace"),
+            int((folder / f"status.{number}").read_text()),
+        )
+        for number, _ in enumerate(steps)
     ]

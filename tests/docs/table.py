@@ -265,8 +265,8 @@ TABLE: dict[str, dict[str, Entry]] = {
         "llambo top [-d SECONDS] [-n COUNT] [-b] [ADDRESS]": By(
             "tests/e2e/test_top.py::test_a_pipe_gets_one_screen_of_text"
         ),
-        "llambo 0.1.0, up 33 s, at /run/user/1000/llambo/9p              q ends  17:50:02": By(
-            "tests/ctl/test_top.py::test_a_bridge_is_drawn"
+        "llambo 0.1.0, up 26 s, at /run/user/1000/llambo/9p              q ends  19:03:01": By(
+            "tests/ctl/test_top.py::test_the_page_shows_such_a_screen"
         ),
     },
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -60,7 +61,10 @@ def mounted(bridge, at, folder):
 
 
 def compare(shown, printed, entry):
-    for step, output in zip(shown, printed, strict=True):
+    for step, (output, status) in zip(shown, printed, strict=True):
+        # A page that shows an error shows it as the command says it.
+        assert (status == 0) != step.shown.startswith("llambo: "), (step, output, status)
+        assert step.shown.strip() != "…" or output.strip(), step
         words = getattr(entry, "words", ())
         # A page need not show what a model said, nor the log of what goes on in the background.
         if step.shown or not ("" in words or step.typed.endswith("&")):
@@ -80,7 +84,7 @@ def test_a_shell_prints_what_the_page_shows(block, entry, bridges, tmp_path):
     shown = steps(block)
     with mounted(bridge, entry.mounted, tmp_path):
         if entry.mounted == ".":
-            shown = [step.__class__(f"cd mnt; {step.typed}; cd ..", step.shown) for step in shown]
+            shown = [step.__class__(f"(cd mnt; {step.typed}\n)", step.shown) for step in shown]
         compare(shown, typed(shown, tmp_path, socket), entry)
 
 
@@ -92,6 +96,7 @@ def test_infernos_shell_prints_what_the_page_shows(block, entry, bridges):
         for step in steps(block):
             command = adapted(step.typed, socket).replace(" SOCKET ", f" {socket} ")
             printed, _ = emu.do(command.replace("{os llambo ", f"{{os {LLAMBO} "))
+            assert not re.search("^(sh|cat): ", printed, re.MULTILINE), (step, printed)
             assert alike(step.shown, printed), (step, printed)
     finally:
         emu.end()

@@ -121,14 +121,16 @@ def test_output_that_cannot_be_written_is_one_sentence(echo, words):
 
 
 def test_ask_shows_a_terminal_no_escape_sequences_of_a_model(echo):
-    said = "caf\u00e9\x1b[2J\x9b2J\x7f\tend"
+    said = "caf\u00e9\x1b[2J\x9b2J\x7f\u202e\u2066\tend"
     master, terminal = os.openpty()
     command = [LLAMBO, "ask", echo.socket, said]
     subprocess.run(command, stdout=terminal, stderr=subprocess.DEVNULL, check=True)
     os.close(terminal)
     shown = os.read(master, 999).decode()
     os.close(master)
-    assert shown == "caf\u00e9\ufffd[2J\ufffd2J\ufffd      end\r\n".replace("      ", "\t")
+    assert shown == "caf\u00e9\ufffd[2J\ufffd2J\ufffd\ufffd\ufffd      end\r\n".replace(
+        "      ", "\t"
+    )
     assert echo.run("ask", said).stdout == f"{said}\n"
 
 

@@ -5,6 +5,7 @@ With the kernel's 9p they are in `tests/e2e/linux/test_mount.py`.
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,7 +63,7 @@ class Place:
 @pytest.fixture
 def place(tmp_path):
     found = find_plan9port(tmp_path / "ns")
-    if not os.path.exists("/dev/fuse"):
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK) or shutil.which("fusermount") is None:
         missing("plan9port", NO_FUSE)
     place = Place(tmp_path, plan9.environ(found.folder, found.namespace))
     yield place

@@ -16,7 +16,8 @@ from tests.e2e.conftest import DEADLINE
 INSTALL = Path(__file__).parents[2].joinpath("docs/install.md").read_text()
 HEAVY = "trio numpy rich llama_cpp prometheus_client argcomplete msgspec engine fs9p"
 SLACK = 3.0
-"""How much slower than the bar a busy machine may be; `python -m benchmarks.start` has no slack."""
+"""How much slower than the bar of 100 ms a busy machine may be; `python -m benchmarks.start` has
+no slack."""
 
 
 def run(*args, **variables):
@@ -27,7 +28,7 @@ def run(*args, **variables):
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
-def test_it_answers_within_100_ms(option):
+def test_it_answers_within_three_times_the_bar(option):
     def seconds():
         began = time.perf_counter()
         assert run(option).returncode == 0
