@@ -15,6 +15,9 @@ from ctl.address import CommandError, connect, default_socket
 
 _MSIZE = (64 << 10) + IOHDRSZ
 
+PATIENCE = 10.0
+"""Seconds for each answer until the tree is attached; later ones may take as long as a model."""
+
 
 class Files:
     """The tree of one attach. Threads may share it.
@@ -24,16 +27,33 @@ class Files:
     """
 
     def __init__(self, address: str | None, aname: str = "") -> None:
-        self._client = Client(connect(address), msize=_MSIZE)
+        sock = connect(address)
+        sock.settimeout(PATIENCE)
+        self._client = Client(sock, msize=_MSIZE)
+        where = address or default_socket()
+        try:
+            self._negotiate(where)
+            self._client.attach(0, aname=aname)
+        except TimeoutError:
+            self._client.close()
+            raise CommandError(f"{where}: it does not answer") from None
+        except RemoteError as error:
+            self._client.close()
+            if aname in ("", "new"):
+                raise
+            raise RemoteError(f"session {aname}: {error}") from None
+        sock.settimeout(None)
+        self._fids = itertools.count(1)
+
+    def _negotiate(self, where: str) -> None:
         try:
             self._client.negotiate()
+        except TimeoutError:
+            raise
         except (ProtocolError, CodecError, EOFError, OSError) as error:
             self._client.close()
-            where = address or default_socket()
             said = "" if isinstance(error, RemoteError) else "no 9P server answers there: "
             raise CommandError(f"{where}: {said}{error}") from None
-        self._client.attach(0, aname=aname)
-        self._fids = itertools.count(1)
 
     def __enter__(self) -> Files:
         return self
