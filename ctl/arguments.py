@@ -20,8 +20,8 @@ _EPILOG = """\
 llambo COMMAND --help tells more.
 
 for example:
-  llambo serve &
-  llambo ask 'What is a file server?'
+  llambo serve                            (in one terminal)
+  llambo ask 'What is a file server?'     (in another)
 
 environment:
   LLAMBO_SOCKET  where a bridge is served, and where the other commands look for it; else
@@ -95,7 +95,7 @@ def _add_asking(commands: _Commands) -> None:
         "words",
         nargs="*",
         metavar="[ADDRESS] PROMPT",
-        help="without a prompt, standard input is it",
+        help="without a prompt, standard input is it; so is a word -, as in 'Summarise:' -",
     )
 
 
