@@ -26,6 +26,11 @@ def test_ask_prints_the_answer_and_a_line_of_figures(echo):
     assert done.returncode == 0
 
 
+def test_the_help_of_a_command_says_what_it_does():
+    done = subprocess.run([LLAMBO, "free", "--help"], capture_output=True, text=True, check=True)
+    assert "\n\nUnload a model.\n\n" in done.stdout
+
+
 def test_ask_takes_the_prompt_from_standard_input(echo):
     assert echo.run("ask", input="from a pipe\n").stdout == "from a pipe\n"
 
@@ -343,31 +348,6 @@ def test_a_tcp_port_that_is_taken_is_named(tmp_path):
         )  # fmt: skip
     assert done.returncode == 1
     assert f"cannot serve tcp!{address.replace(':', '!')}: Address already in use" in done.stderr
-
-
-def test_a_second_bridge_on_the_same_socket_is_refused(echo):
-    done = subprocess.run(
-        [LLAMBO, "serve", "--engine", "echo", "--socket", echo.socket],
-        capture_output=True, text=True, timeout=DEADLINE, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert echo.socket in done.stderr
-    with echo.files() as files:
-        assert ask(files, "still here") == "still here"
-
-
-def test_the_socket_of_a_dead_bridge_is_replaced(serve):
-    bridge = serve("--engine", "echo")
-    bridge.process.kill()
-    bridge.process.wait()
-    assert os.path.exists(bridge.socket)
-    bridge.__init__(bridge.log.parent, "--engine", "echo")
-    with bridge.files() as files:
-        assert ask(files, "hello") == "hello"
-
-
-def test_the_socket_is_for_its_owner_only(echo):
-    assert os.stat(echo.socket).st_mode & 0o777 == 0o600
 
 
 def test_a_model_that_made_room_is_shown_as_unloaded(serve):
