@@ -20,8 +20,8 @@ _EPILOG = """\
 llambo COMMAND --help tells more.
 
 for example:
-  llambo serve &
-  llambo ask 'What is a file server?'
+  llambo serve                            (in one terminal)
+  llambo ask 'What is a file server?'     (in another)
 
 environment:
   LLAMBO_SOCKET  where a bridge is served, and where the other commands look for it; else
@@ -61,9 +61,8 @@ def parser_for(words: list[str]) -> argparse.ArgumentParser:
         dest="command", required=True, title="commands", metavar="COMMAND"
     )
 
-    serve = commands.add_parser(
-        "serve", allow_abbrev=False, help="serve a bridge until a signal or QUIT"
-    )
+    serve = _command(commands, "serve", "serve a bridge until a signal or QUIT")
+    serve.allow_abbrev = False
     if words[:1] == ["serve"]:
         from ctl.options import add_options
 
@@ -72,7 +71,7 @@ def parser_for(words: list[str]) -> argparse.ArgumentParser:
     _add_watching(commands)
     _add_models(commands)
     _add_mounting(commands)
-    completion = commands.add_parser("completion", help="print what makes a shell complete llambo")
+    completion = _command(commands, "completion", "print what makes a shell complete llambo")
     completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     return parser
 
@@ -81,7 +80,7 @@ _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_asking(commands: _Commands) -> None:
-    ask = commands.add_parser("ask", help="ask, and print the answer as it is generated")
+    ask = _command(commands, "ask", "ask, and print the answer as it is generated")
     ask.add_argument(
         "-s", "--session", default="new", metavar="SESSION",
         help="go on in the session of this name; '' is your main session (default: a fresh one)",
@@ -95,7 +94,7 @@ def _add_asking(commands: _Commands) -> None:
         "words",
         nargs="*",
         metavar="[ADDRESS] PROMPT",
-        help="without a prompt, standard input is it",
+        help="without a prompt, standard input is it; so is a word -, as in 'Summarise:' -",
     )
 
 
@@ -122,7 +121,7 @@ def _add_models(commands: _Commands) -> None:
         "-o", "--option", action="append", default=[], metavar="NAME=N", help="such as n_ctx=4096"
     )
     _client_command(commands, "free", "unload a model", "[ADDRESS] [MODEL]")
-    pull = commands.add_parser("pull", help="download a model from the Hugging Face hub")
+    pull = _command(commands, "pull", "download a model from the Hugging Face hub")
     pull.add_argument(
         "--retries", type=int, metavar="N",
         help="how often to go on by itself after a lost connection that brought nothing "
@@ -150,14 +149,14 @@ def _add_mounting(commands: _Commands) -> None:
         help="mount with the kernel's 9p, or with plan9port's 9pfuse (default: the first of them "
         "that works here)",
     )  # fmt: skip
-    umount = commands.add_parser("umount", help="undo a mount")
+    umount = _command(commands, "umount", "undo a mount")
     umount.add_argument("directory", metavar="MOUNTPOINT")
     for each in (mount, umount):
         each.add_argument(
             "--timeout", type=_seconds, default=10, metavar="SECONDS",
             help="how long a mount may take to answer (default: %(default)g)",
         )  # fmt: skip
-    dial = commands.add_parser("dial", help="relay between stdin/stdout and a bridge's socket")
+    dial = _command(commands, "dial", "relay between stdin/stdout and a bridge's socket")
     dial.add_argument("address", nargs="?", metavar="ADDRESS", help=_ADDRESS)
 
 
@@ -175,13 +174,17 @@ def _count(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is no number from 1")
 
 
+def _command(commands: _Commands, name: str, text: str) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+
+
 def _client_command(
     commands: _Commands,
     name: str,
     text: str,
     words: str = "[ADDRESS]",
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text)
+    parser = _command(commands, name, text)
     parser.add_argument("words", nargs="*", metavar=words, help=f"ADDRESS: {_ADDRESS}")
     return parser
 

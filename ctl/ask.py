@@ -6,6 +6,7 @@ import os
 import queue
 import sys
 import threading
+from itertools import groupby
 from typing import Any, BinaryIO, TextIO
 
 import msgspec
@@ -103,8 +104,12 @@ def _summary(files: Files) -> str:
 
 
 def read_prompt(words: list[str]) -> bytes:
-    """The prompt: the words of the command line, or standard input where there are none.
+    """The prompt: the words of the command line, or standard input where there are none. A word
+    ``-`` is standard input, as lines of its own.
 
     Bytes as they are: whether they are UTF-8 is for the bridge to say.
     """
-    return os.fsencode(" ".join(words)) if words else sys.stdin.buffer.read()
+    parts: list[bytes] = []
+    for dash, group in groupby(words or ["-"], lambda word: word == "-"):
+        parts.append(sys.stdin.buffer.read() if dash else os.fsencode(" ".join(group)))
+    return b"\n".join(parts)

@@ -162,7 +162,8 @@ class Bridge:
             with nullcontext() if session is None else session.showing_load(name):
                 status = await self.engine.load(name, load.path, options)
         except BaseException as error:
-            log.warning("loading %s failed: %s", name, str(error) or "interrupted")
+            interrupted = isinstance(error, trio.Cancelled)
+            log.warning("loading %s failed: %s", name, "interrupted" if interrupted else error)
             self._restore(name, load, before)
             raise
         if name not in self._loads:

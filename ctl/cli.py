@@ -51,7 +51,7 @@ def _parse() -> argparse.Namespace:
     parser = parser_for(sys.argv[1:])
     # argparse takes words with options between them only in part: `ask ADDRESS -s NAME PROMPT`.
     args, rest = parser.parse_known_args()
-    if rest and (not hasattr(args, "words") or any(word.startswith("-") for word in rest)):
+    if rest and (not hasattr(args, "words") or any(word[:1] == "-" != word for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.words += rest

@@ -17,6 +17,9 @@ from ctl.owner import user_name
 
 _MSIZE = (64 << 10) + IOHDRSZ
 
+PATIENCE = 10.0
+"""Seconds for each answer until the tree is attached; later ones may take as long as a model."""
+
 
 class Files:
     """The tree of one attach. Threads may share it.
@@ -26,16 +29,33 @@ class Files:
     """
 
     def __init__(self, address: str | None, aname: str = "") -> None:
-        self._client = Client(connect(address), msize=_MSIZE)
+        sock = connect(address)
+        sock.settimeout(PATIENCE)
+        self._client = Client(sock, msize=_MSIZE)
+        where = address or default_socket()
+        try:
+            self._negotiate(where)
+            self._client.attach(0, aname=aname, uname=user_name(os.getuid()))
+        except TimeoutError:
+            self._client.close()
+            raise CommandError(f"{where}: it does not answer") from None
+        except RemoteError as error:
+            self._client.close()
+            if aname in ("", "new"):
+                raise
+            raise RemoteError(f"session {aname}: {error}") from None
+        sock.settimeout(None)
+        self._fids = itertools.count(1)
+
+    def _negotiate(self, where: str) -> None:
         try:
             self._client.negotiate()
+        except TimeoutError:
+            raise
         except (ProtocolError, CodecError, EOFError, OSError) as error:
             self._client.close()
-            where = address or default_socket()
             said = "" if isinstance(error, RemoteError) else "no 9P server answers there: "
             raise CommandError(f"{where}: {said}{error}") from None
-        self._client.attach(0, aname=aname, uname=user_name(os.getuid()))
-        self._fids = itertools.count(1)
 
     def __enter__(self) -> Files:
         return self

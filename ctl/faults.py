@@ -78,7 +78,7 @@ def _of_tcp(args: argparse.Namespace) -> Iterator[Fault]:
     for address in args.tcp:
         if not args.insecure and _beyond_loopback(host_port(address)[0]):
             text = f"{_quoted(address)} is not a loopback address: anybody could connect"
-            yield Fault("tcp", f"{text}; insecure allows it")
+            yield Fault("tcp", f"{text}; --insecure allows it")
 
 
 def _beyond_loopback(host: str) -> bool:

@@ -63,7 +63,8 @@ def show_status(files: Files, *, as_json: bool) -> None:
 
 def _describe(model: Json) -> str:
     if model["state"] == "none":
-        return "none loaded"
+        again = "unloaded; the next question loads it again"
+        return f"{model['name']}, {again}" if model["name"] else "none loaded"
     facts = [f"{model['name']}, {model['state']}"]
     if model["state"] == "loading":
         facts[0] += f" {model['progress']:.0%}"

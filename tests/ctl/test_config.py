@@ -185,7 +185,8 @@ def test_a_value_is_written_without_control_characters(value):
         ("tcp = 5640", "tcp: 5640 is not HOST:PORT"),
         (
             "tcp = ['0.0.0.0:1']",
-            'tcp: "0.0.0.0:1" is not a loopback address: anybody could connect; insecure allows it',
+            'tcp: "0.0.0.0:1" is not a loopback address: anybody could connect; '
+            "--insecure allows it",
         ),
         ("engine = 1", "engine: 1 is not a string"),
         ("engine = ['echo']", 'engine: ["echo"] is not a string'),

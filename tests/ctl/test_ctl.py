@@ -256,7 +256,9 @@ async def test_a_cancelled_infer_says_so_and_keeps_what_there_is(slow, autojump_
     assert replies == [{"status": "error", "message": "Inference cancelled", "data": "one"}]
 
 
-async def test_an_interrupted_load_is_told_as_such(make_bridge, monkeypatch, autojump_clock):
+async def test_an_interrupted_load_is_told_as_such(
+    make_bridge, monkeypatch, autojump_clock, caplog
+):
     async with make_bridge() as bridge:
 
         async def forever(*args):
@@ -267,6 +269,7 @@ async def test_an_interrupted_load_is_told_as_such(make_bridge, monkeypatch, aut
         with trio.move_on_after(1):
             await client.write("ctl", "LOAD big")
         assert json.loads(await client.read("ctl"))["message"] == "interrupted"
+        assert caplog.messages[-1] == "loading big failed: interrupted"
 
 
 async def test_quit_is_for_the_owner_of_the_bridge(bridge):

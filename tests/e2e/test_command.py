@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from py9p.client import Client, RemoteError
 
-from ctl.address import connect
+from ctl import client
+from ctl.address import CommandError, connect
 from ctl.client import Files
 from tests.e2e.conftest import DEADLINE, LLAMBO, ask
 
@@ -25,8 +26,18 @@ def test_ask_prints_the_answer_and_a_line_of_figures(echo):
     assert done.returncode == 0
 
 
+def test_the_help_of_a_command_says_what_it_does():
+    done = subprocess.run([LLAMBO, "free", "--help"], capture_output=True, text=True, check=True)
+    assert "\n\nUnload a model.\n\n" in done.stdout
+
+
 def test_ask_takes_the_prompt_from_standard_input(echo):
     assert echo.run("ask", input="from a pipe\n").stdout == "from a pipe\n"
+
+
+def test_a_dash_among_the_words_of_ask_is_standard_input(echo):
+    done = echo.run("ask", "Sum", "up:", "-p", "max_tokens=9", "-", "in short", input="a text")
+    assert done.stdout == "Sum up:\na text\nin short\n"
 
 
 def test_ask_with_a_prompt_that_is_not_utf8_says_so(echo):
@@ -145,12 +156,12 @@ def test_a_server_that_speaks_no_9p_is_told_from_a_bridge(echo):
         server.settimeout(DEADLINE)
         port = server.getsockname()[1]
         command = [LLAMBO, "status", f"tcp!127.0.0.1!{port}"]
-        client = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        status = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         connection, _ = server.accept()
         with connection:
             connection.sendall(b"HTTP/1.1 400 Bad Request")
-            assert "no 9P server answers there" in client.communicate(timeout=DEADLINE)[1]
-        assert client.returncode == 1
+            assert "no 9P server answers there" in status.communicate(timeout=DEADLINE)[1]
+        assert status.returncode == 1
 
 
 def test_names_that_look_like_markup_are_printed_as_they_are(echo):
@@ -166,6 +177,18 @@ def test_ask_without_a_bridge_says_how_to_start_one(tmp_path):
     assert done.stderr == (
         f"llambo: no bridge answers at unix!{tmp_path}/none: llambo serve starts one\n"
     )
+
+
+def test_a_bridge_that_hangs_is_named(monkeypatch):
+    monkeypatch.setattr(client, "PATIENCE", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp!127.0.0.1!{server.getsockname()[1]}"
+        with pytest.raises(CommandError, match=f"^{address}: it does not answer$"):
+            Files(address)
+
+
+def test_a_session_that_is_not_there_is_named(echo):
+    assert echo.run("ask", "-s", "99", "hi").stderr == "llambo: session 99: file not found\n"
 
 
 def test_a_host_that_cannot_be_a_name_is_one_sentence(echo):
@@ -336,29 +359,12 @@ def test_a_tcp_port_that_is_taken_is_named(tmp_path):
     assert f"cannot serve tcp!{address.replace(':', '!')}: Address already in use" in done.stderr
 
 
-def test_a_second_bridge_on_the_same_socket_is_refused(echo):
-    done = subprocess.run(
-        [LLAMBO, "serve", "--engine", "echo", "--socket", echo.socket],
-        capture_output=True, text=True, timeout=DEADLINE, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert echo.socket in done.stderr
-    with echo.files() as files:
-        assert ask(files, "still here") == "still here"
-
-
-def test_the_socket_of_a_dead_bridge_is_replaced(serve):
-    bridge = serve("--engine", "echo")
-    bridge.process.kill()
-    bridge.process.wait()
-    assert os.path.exists(bridge.socket)
-    bridge.__init__(bridge.log.parent, "--engine", "echo")
+def test_a_model_that_made_room_is_shown_as_unloaded(serve):
+    bridge = serve("--engine", "echo", "--max-models", "1")
     with bridge.files() as files:
-        assert ask(files, "hello") == "hello"
-
-
-def test_the_socket_is_for_its_owner_only(echo):
-    assert os.stat(echo.socket).st_mode & 0o777 == 0o600
+        for command in (b"LOAD one", b"LOAD two", b"USE one"):
+            files.write("ctl", command)
+        assert "one, unloaded; the next question loads it again" in bridge.run("status").stdout
 
 
 def test_a_malformed_frame_closes_that_connection_only(echo):

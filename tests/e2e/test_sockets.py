@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from tests.conftest import started
-from tests.e2e.conftest import DEADLINE, LLAMBO
+from tests.e2e.conftest import DEADLINE, LLAMBO, ask
 
 ECHO = ["--engine", "echo"]
 
@@ -103,3 +103,28 @@ def test_a_working_directory_that_is_gone_is_one_sentence(tmp_path, words, where
     )  # fmt: skip
     assert done.stderr == f"llambo: {where}: the working directory is gone\n"
     assert done.returncode == 1
+
+
+def test_a_second_bridge_on_the_same_socket_is_refused(echo):
+    done = subprocess.run(
+        [LLAMBO, "serve", "--engine", "echo", "--socket", echo.socket],
+        capture_output=True, text=True, timeout=DEADLINE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert echo.socket in done.stderr
+    with echo.files() as files:
+        assert ask(files, "still here") == "still here"
+
+
+def test_the_socket_of_a_dead_bridge_is_replaced(serve):
+    bridge = serve("--engine", "echo")
+    bridge.process.kill()
+    bridge.process.wait()
+    assert os.path.exists(bridge.socket)
+    bridge.__init__(bridge.log.parent, "--engine", "echo")
+    with bridge.files() as files:
+        assert ask(files, "hello") == "hello"
+
+
+def test_the_socket_is_for_its_owner_only(echo):
+    assert os.stat(echo.socket).st_mode & 0o777 == 0o600

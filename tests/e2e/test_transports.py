@@ -339,7 +339,7 @@ def test_insecure_serves_tcp_beyond_loopback(serve):
 
 
 def test_what_allows_tcp_beyond_loopback_is_said(tmp_path):
-    assert "insecure allows it" in refused(tmp_path, "--tcp", "0.0.0.0:0")
+    assert "--insecure allows it" in refused(tmp_path, "--tcp", "0.0.0.0:0")
 
 
 def test_a_recording_that_cannot_be_written_is_named(tmp_path):
