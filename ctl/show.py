@@ -162,7 +162,10 @@ def load(files: Files, watch: Files, model: str, options: list[str]) -> int:
 
     loading = threading.Thread(target=write, daemon=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    # Elsewhere than on a terminal it would leave an empty line.
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task("loading", total=1.0)
         loading.start()
         while loading.is_alive():

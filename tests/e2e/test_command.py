@@ -204,6 +204,12 @@ def test_load_models_free_and_status_show_a_model(echo):
     assert json.loads(echo.run("status", "--json").stdout)["message"] == "No model loaded"
 
 
+def test_load_says_nothing_but_its_error_where_there_is_no_terminal(serve):
+    done = serve("--engine", "llama", "--model", "none").run("load", "nosuch")
+    assert done.stderr.startswith("llambo: file not found: no model called 'nosuch'")
+    assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+
+
 def test_load_takes_a_folder_for_no_file(echo, tmp_path):
     (tmp_path / "qwen").mkdir()
     echo.run("load", "qwen", cwd=tmp_path)
