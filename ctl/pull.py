@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import PurePosixPath
@@ -117,7 +118,8 @@ def _pull(repo: str, wanted: str | None, retries: int, report: _Report) -> tuple
         from ctl import download
     except ImportError:
         raise CommandError(
-            "pull needs the Python package huggingface_hub: pip install 'llambo[hub]'"
+            "pull needs the Python package huggingface_hub: "
+            f"{shlex.quote(sys.executable)} -m pip install huggingface_hub filelock"
         ) from None
     with download.explained(repo):
         commit, sizes = download.listing(repo)

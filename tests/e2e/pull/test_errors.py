@@ -236,7 +236,8 @@ def test_without_huggingface_hub_pull_says_what_to_install(pull):
         "from ctl.cli import main; sys.argv = ['llambo', 'pull', 'org/x']; main()"
     )
     assert failed(pull(command=(sys.executable, "-c", code))) == (
-        "pull needs the Python package huggingface_hub: pip install 'llambo[hub]'"
+        "pull needs the Python package huggingface_hub: "
+        f"{sys.executable} -m pip install huggingface_hub filelock"
     )
 
 
