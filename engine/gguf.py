@@ -162,9 +162,9 @@ def check_fits(path: str, need: Need, available: int) -> None:
         )
     if need.total > available:
         raise EngineError(
-            f"invalid: context too large: {need.n_cells} cells take {need.cache // _MB} MB "
-            f"beside the model's {need.file // _MB} MB, {available // _MB} MB are free; "
-            "give a smaller n_ctx or n_cells"
+            f"invalid: context too large: {need.n_cells} cells take {need.cache // _MB} MB, "
+            f"the model {need.file // _MB} MB, {available // _MB} MB are free; "
+            "lower n_ctx or n_cells"
         )
 
 

@@ -102,8 +102,8 @@ def test_a_cache_that_does_not_fit_beside_the_model_is_refused_with_the_numbers(
     with pytest.raises(EngineError) as refused:
         check_fits("m.gguf", need, 23_108_493_312)
     assert str(refused.value) == (
-        "invalid: context too large: 33554432 cells take 773094 MB beside the "
-        "model's 100 MB, 23108 MB are free; give a smaller n_ctx or n_cells"
+        "invalid: context too large: 33554432 cells take 773094 MB, the "
+        "model 100 MB, 23108 MB are free; lower n_ctx or n_cells"
     )
 
 
