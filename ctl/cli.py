@@ -96,9 +96,15 @@ def _dial(args: argparse.Namespace) -> int:
 
 
 def _attach(address: str | None, aname: str = "") -> Files:
+    from py9p.client import RemoteError
+
     from ctl.client import Files
 
-    return Files(address, aname)
+    try:
+        return Files(address, aname)
+    except RemoteError as error:
+        session = "" if aname in ("", "new") else f"session {aname}: "
+        raise RemoteError(f"{session}{error}") from None
 
 
 def _remote(run: object, *args: object) -> int:

@@ -22,15 +22,19 @@ PATIENCE = 10.0
 
 
 class Files:
-    """The tree of one attach. Threads may share it.
+    """The tree of one attach. Threads may share it. timeout: seconds for each reply, beyond which
+    it raises TimeoutError; without one a reply may take for ever, once the attach is made.
 
     Raises `CommandError` where no bridge answers, ``py9p.RemoteError`` for the bridge's own
     errors, ``py9p.ProtocolError``, EOFError or OSError when the connection is lost.
     """
 
-    def __init__(self, address: str | None, aname: str = "") -> None:
+    def __init__(
+        self, address: str | None, aname: str = "", *, timeout: float | None = None
+    ) -> None:
         sock = connect(address)
-        sock.settimeout(PATIENCE)
+        patience = PATIENCE if timeout is None else timeout
+        sock.settimeout(patience)
         self._client = Client(sock, msize=_MSIZE)
         where = address or default_socket()
         try:
@@ -38,13 +42,11 @@ class Files:
             self._client.attach(0, aname=aname, uname=user_name(os.getuid()))
         except TimeoutError:
             self._client.close()
-            raise CommandError(f"{where}: it does not answer") from None
-        except RemoteError as error:
+            raise CommandError(f"{where} does not answer within {patience:g} s") from None
+        except RemoteError:
             self._client.close()
-            if aname in ("", "new"):
-                raise
-            raise RemoteError(f"session {aname}: {error}") from None
-        sock.settimeout(None)
+            raise
+        sock.settimeout(timeout)
         self._fids = itertools.count(1)
 
     def _negotiate(self, where: str) -> None:

@@ -14,7 +14,6 @@ import argparse
 import os
 import re
 import shutil
-import socket
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -92,9 +91,8 @@ def _models(prefix: str, args: argparse.Namespace) -> list[str]:
 
     words = getattr(args, "words", None)
     address = words[0] if words and is_address(words[0]) else None
-    socket.setdefaulttimeout(WAIT)
     try:
-        with Files(address) as files:
+        with Files(address, timeout=WAIT) as files:
             return files.names("models")
     except (CommandError, RemoteError, NinePError, EOFError, OSError):
         return []

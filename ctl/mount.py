@@ -241,21 +241,18 @@ def _check_bridge(request: Request, seconds: float) -> None:
 
     Raises `CommandError`, and what `Files` raises for a lost connection.
     """
-    socket.setdefaulttimeout(seconds)
     try:
-        with _attached(request) as files:
+        with _attached(request, seconds) as files:
             files.read("status")
     except RemoteError as error:
         raise CommandError(f"what answers at {request.address} is no bridge: {error}") from None
     except TimeoutError:
         raise CommandError(f"{request.address} does not answer within {seconds:g} s") from None
-    finally:
-        socket.setdefaulttimeout(None)
 
 
-def _attached(request: Request) -> Files:
+def _attached(request: Request, seconds: float) -> Files:
     try:
-        return Files(request.address, request.aname)
+        return Files(request.address, request.aname, timeout=seconds)
     except RemoteError as error:
         aname = f" -a {request.aname}" if request.aname else ""
         raise CommandError(f"{request.address} refuses{aname}: {error}") from None

@@ -13,7 +13,6 @@ import os
 import queue
 import select
 import signal
-import socket
 import sys
 import termios
 import threading
@@ -60,15 +59,12 @@ def top(address: str | None, interval: float, count: int | None, *, text: bool) 
         # Names of models are not always in the terminal's character set.
         sys.stdout.reconfigure(errors="replace")
     text = text or not sys.stdout.isatty() or Console().is_dumb_terminal
-    socket.setdefaulttimeout(interval + PATIENCE)
     try:
-        with Files(address) as files:
+        with Files(address, timeout=interval + PATIENCE) as files:
             if text:
                 return _print(Watch(files), where, interval, count or 1)
     except TimeoutError:
         raise CommandError(f"{where} does not answer within {interval + PATIENCE:g} s") from None
-    finally:
-        socket.setdefaulttimeout(None)
     return _Terminal(where, interval, count).run()
 
 

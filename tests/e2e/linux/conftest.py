@@ -79,7 +79,7 @@ def inside(guest):
     folder = guest.name()
     serve = [LLAMBO, "serve", "--engine", f"echo:{RATE}", "--socket", f"{folder}/9p"]
     guest.output(
-        f"""{shlex.join(serve)} 2>{folder}.log &
+        f"""mkdir {folder}; {shlex.join(serve)} 2>{folder}.log &
         until grep -q 'loaded echo' {folder}.log; do
             sleep .1; kill -0 $! || {{ cat {folder}.log; exit 1; }}
         done"""

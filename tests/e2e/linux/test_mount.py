@@ -32,7 +32,8 @@ def own(guest):
     """The socket of a bridge in the guest, and its process, for what may be done to that."""
     folder = guest.name()
     pid = guest.output(
-        f"""{LLAMBO_HERE} serve --engine echo --socket {folder}/9p 2>{folder}.log & echo $!
+        f"""mkdir {folder}
+        {LLAMBO_HERE} serve --engine echo --socket {folder}/9p 2>{folder}.log & echo $!
         until grep -q 'loaded echo' {folder}.log; do sleep .1; kill -0 $! || exit 1; done"""
     )
     return f"{folder}/9p", int(pid)
