@@ -281,6 +281,11 @@ class AnyName(Catalog):
 def _check(wanted: str) -> None:
     if len(os.fsencode(wanted)) > MAX_PATH or "\0" in wanted:
         raise Error(f"invalid path: it is longer than {MAX_PATH} bytes, or has a NUL")
+    try:
+        wanted.encode()
+    except UnicodeEncodeError:
+        # No file and no line of JSON could name it.
+        raise Error(f"invalid path: it is not UTF-8: {wanted[:48]!r}") from None
 
 
 def _check_name(name: str) -> None:

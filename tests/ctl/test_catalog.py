@@ -9,7 +9,7 @@ import trio
 
 from ctl import caches, shelf
 from ctl.caches import Source, lm_studio
-from ctl.catalog import Catalog
+from ctl.catalog import AnyName, Catalog
 from ctl.shelf import Shelf, read
 from fs9p import Error
 from tests.ctl.caches import hung
@@ -90,6 +90,12 @@ def test_a_link_to_nothing_and_a_name_that_is_not_utf8_are_no_models(folder):
     with open(bytes(folder) + b"/caf\xe9.gguf", "wb") as file:
         file.write(b"GGUF")
     assert set(Catalog([folder]).files()) == {"one", "two"}
+
+
+@pytest.mark.parametrize("kind", [Catalog, AnyName])
+async def test_a_path_that_is_not_utf8_is_refused(kind):
+    with pytest.raises(Error, match="^invalid path: it is not UTF-8: "):
+        await found(kind([]), "/models/a\udcffb.gguf", anywhere=True)
 
 
 async def test_a_directory_given_through_a_link_is_that_directory(folder, tmp_path):
