@@ -227,6 +227,7 @@ TABLE: dict[str, dict[str, Entry]] = {
         '{"status":"ok","message":"Model loaded: PATH",': NotRun("a file"),
     },
     "docs/performance.md": {
+        "python -m benchmarks.start": LONG,
         "make bench": LONG,
         "make bench-peer": LONG,
         ".venv/bin/python -m benchmarks.peer --rounds 2 --cases 10,shared": LONG,

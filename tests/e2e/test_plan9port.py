@@ -60,8 +60,8 @@ def p(plan9, echo):
 
 def test_9p_ls_lists_the_files_as_they_may_be_used(p):
     assert p.run("ls", "/").stdout.split() == [
-        "clone", "context", "ctl", "embed", "grammar", "help", "logprobs", "model", "models",
-        "output", "params", "prompt", "status", "system", "usage",
+        "clone", "context", "ctl", "embed", "grammar", "help", "logprobs", "metrics", "model",
+        "models", "output", "params", "prompt", "status", "system", "usage",
     ]  # fmt: skip
     modes = {line.split()[-1]: line.split()[0] for line in p.run("ls", "-l", "/").stdout.split("\n")
              if line}  # fmt: skip
