@@ -110,11 +110,13 @@ class Bridge:
         await self.catalog.look()
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self.sessions.expire)
+            self.start(self.requests.tell_all)
             self.start(self.catalog.watch, self._watching)
             try:
                 yield
             finally:
                 self._nursery.cancel_scope.cancel()
+        self.requests.tell()
 
     def start(self, task: Callable[[*Ts], Awaitable[None]], *args: *Ts) -> None:
         """Run a task that belongs to no connection. It ends with the bridge at the latest."""
