@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -143,6 +143,27 @@ class Request(msgspec.Struct, frozen=True):
     overflow: Overflow = "stop"
 
 
+class Placement(msgspec.Struct, frozen=True):
+    """Where a cluster runs a model; engines of one machine take it and have no use for it.
+
+    num_cpus, num_gpus: what one replica takes of its node, as Ray counts them; num_cpus is also
+    its n_threads where that is 0. min_replicas, max_replicas: how many there are; where max is the
+    greater, as many as the requests ask for. target_ongoing_requests: answers at once on each that
+    are aimed at; 0 is half of n_seq. upscale_delay_s, downscale_delay_s: seconds for which more, or
+    fewer, must be wanted; look_back_period_s: over which requests are averaged. The names are
+    those of Ray Serve's AutoscalingConfig.
+    """
+
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    min_replicas: int = 1
+    max_replicas: int = 1
+    target_ongoing_requests: float = 0.0
+    upscale_delay_s: float = 3.0
+    downscale_delay_s: float = 300.0
+    look_back_period_s: float = 5.0
+
+
 class LoadOptions(msgspec.Struct, frozen=True):
     """How to load a model.
 
@@ -153,7 +174,7 @@ class LoadOptions(msgspec.Struct, frozen=True):
     cache holds, f16 or one of `KV_TYPES`. flash_attn: on, off, or auto: off on a CPU, unless
     kv_type needs it, and as llama.cpp decides on a GPU. cache_ram: MiB of memory for what answers
     computed, beyond n_cells. share: whether what one answer computed is used for another. lora:
-    adapters, each the path of a GGUF file and its scale.
+    adapters, each the path of a GGUF file and its scale. placement: of a cluster.
     """
 
     n_ctx: int = 0
@@ -168,6 +189,7 @@ class LoadOptions(msgspec.Struct, frozen=True):
     cache_ram: int = 512
     share: bool = True
     lora: tuple[tuple[str, float], ...] = ()
+    placement: Placement = Placement()
 
 
 KV_TYPES = {
@@ -212,6 +234,59 @@ ROWS = 128
 ModelState = Literal["none", "loading", "ready", "failed"]
 
 
+ReplicaState = Literal["waiting", "copying", "loading", "ready", "stopping", "lost"]
+
+
+class ReplicaStatus(msgspec.Struct, frozen=True):
+    """One of the processes of a cluster that answer with a model.
+
+    id: Ray Serve's. node: the name of a `NodeStatus`; empty while it waits for one. progress: of
+    copying the file to the node or of loading it, 0 to 1. running, queued: answers now.
+    tokens_per_second: of all of them, over the last seconds. error: what went wrong last.
+    """
+
+    id: str = ""
+    node: str = ""
+    state: ReplicaState = "waiting"
+    progress: float = 0.0
+    running: int = 0
+    queued: int = 0
+    tokens_per_second: float = 0.0
+    error: str | None = None
+
+
+class NodeReplica(ReplicaStatus, frozen=True):
+    """A replica as its node's file tells of it. model: the name it is loaded under."""
+
+    model: str = ""
+
+
+class NodeStatus(msgspec.Struct, frozen=True):
+    """One machine of a cluster; the keys are those of the JSON of its file in `nodes`.
+
+    name: unique, what its file is called. id: Ray's. resources, used: what Ray counts there, and
+    what of it is taken, such as CPU and GPU. memory_bytes, memory_available_bytes: of the machine.
+    models: names of those with a replica there. running, queued: answers on it, of every bridge;
+    tokens_per_second: of them all. age_s: seconds since this was learned.
+    """
+
+    name: str
+    address: str = ""
+    id: str = ""
+    alive: bool = True
+    head: bool = False
+    resources: dict[str, float] = {}
+    used: dict[str, float] = {}
+    memory_bytes: int | None = None
+    memory_available_bytes: int | None = None
+    models: tuple[str, ...] = ()
+    replicas: tuple[NodeReplica, ...] = ()
+    running: int = 0
+    queued: int = 0
+    tokens_per_second: float = 0.0
+    age_s: float = 0.0
+
+
 class ModelStatus(msgspec.Struct, frozen=True):
     """What is known of a model; the keys are those of the `model` file's JSON, in its order.
 
@@ -220,7 +295,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     n_ctx_train: tokens the model was trained with. note: what an operator should know (a
     fallback, a restart). generates, embeds: what it can do; known once it is loaded. restarts:
     how often its worker was started again after a death, since the load. unused_s: seconds
-    since an answer or a load of it last ended, 0 while there is one.
+    since an answer or a load of it last ended, 0 while there is one. replicas: where it runs; only
+    a cluster has them.
     """
 
     name: str = ""
@@ -242,6 +318,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     embeds: bool = False
     restarts: int = 0
     unused_s: float = 0.0
+    replicas: tuple[ReplicaStatus, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -359,3 +436,12 @@ class Engine(Protocol):
     def room(self) -> int:
         """Bytes of memory there would be for one more model, with all unloaded that are idle.
         Without waiting; of no account for an engine that reads no files."""
+
+
+@runtime_checkable
+class Cluster(Protocol):
+    """What an engine is beside an `Engine` if it has more than one machine."""
+
+    def nodes(self) -> list[NodeStatus]:
+        """The machines it knows of now, without waiting, in the order of their names. Who asks
+        has what it knows of them kept fresh for some seconds."""
