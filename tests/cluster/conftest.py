@@ -1,0 +1,30 @@
+"""A cluster of three nodes, for as long as the tests of a module run."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cluster import namespace
+
+
+@pytest.fixture(scope="session")
+def alone():
+    """Put this process where nobody else reaches what it starts."""
+    try:
+        namespace.enter()
+    except OSError as error:
+        pytest.skip(f"Ray may not be started here, in a network of its own: {error}")
+
+
+@pytest.fixture(scope="module")
+def raylets(alone, tmp_path_factory):
+    """A cluster of three nodes; tests may add some, and kill those."""
+    from tests.cluster.raylets import Raylets
+
+    raylets = Raylets(tmp_path_factory.mktemp("raylets"))
+    try:
+        for _ in range(3):
+            raylets.add()
+        yield raylets
+    finally:
+        raylets.stop()
