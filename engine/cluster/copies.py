@@ -90,10 +90,10 @@ def hold(path: str) -> int | None:
 
 
 class Store:
-    """The copies in a folder."""
+    """The copies in the node's folder."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = node_cache() if folder is None else folder
+    def __init__(self) -> None:
+        self.folder = node_cache()
         self._coming: set[Partial] = set()
 
     def path(self, sha256: str) -> Path:

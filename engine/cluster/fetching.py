@@ -30,8 +30,8 @@ ATTEMPTS = 3
 """Broken copies of a file before it is given up."""
 
 ROUNDS = 8
-"""Rounds, in about `PATIENCE` seconds, in which nobody has the file before it is given up. A giver
-that was killed is back after two seconds."""
+"""Rounds, in about five seconds, in which nobody has the file before it is given up. An agent that
+was killed is back after two."""
 
 WAIT, LONGEST_WAIT = 0.1, 3.0
 """Seconds between two rounds; at the first, and at most."""
@@ -105,13 +105,13 @@ async def _find_giver(partial: Partial, peers: Peers) -> tuple[str, bytes]:
         random.shuffle(givers)
         busy = False
         for node in givers:
-            reply = await peers.read(node, partial.done, count)
-            if isinstance(reply, bytes) and reply:
+            reply = await _exactly(peers, node, partial.done, count)
+            if isinstance(reply, bytes):
                 return node, reply
             busy = busy or reply == "busy"
         empty = 0 if busy else empty + 1
         if empty == ROUNDS:
-            raise EngineError(f"no node of the cluster has {partial.file.name}")
+            raise EngineError(f"no node of the cluster has the {partial.file.name} that was loaded")
         # Not all at once, where hundreds wait for the same file.
         await asyncio.sleep(wait * random.uniform(0.5, 1.5))
         wait = min(1.5 * wait, LONGEST_WAIT)
@@ -147,4 +147,4 @@ async def _take(
 async def _exactly(peers: Peers, node: str, offset: int, count: int) -> Reply:
     """Fewer bytes than asked for are none: the file there ends too early."""
     reply = await peers.read(node, offset, count)
-    return reply if isinstance(reply, bytes) and len(reply) == count else "gone"
+    return "gone" if isinstance(reply, bytes) and len(reply) != count else reply

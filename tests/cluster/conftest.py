@@ -25,6 +25,9 @@ def raylets(alone, tmp_path_factory):
     try:
         for _ in range(3):
             raylets.add()
-        yield raylets
+        with pytest.MonkeyPatch.context() as patch:
+            # This process is on the first node, as far as files go, too.
+            patch.setenv("LLAMBO_NODE_CACHE", str(raylets.nodes[0].cache))
+            yield raylets
     finally:
         raylets.stop()

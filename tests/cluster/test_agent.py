@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 
-import pytest
-
 from engine.cluster.copies import ModelFile, digest
 from tests.cluster.asked import ray
 
@@ -56,5 +54,5 @@ def test_a_file_of_one_node_reaches_each_other_once(raylets, tmp_path):
     first, *others = raylets.nodes
     file = loaded(first, write(raylets.private / "m.gguf"))
     users = [use(node) for node in others]
-    paths = ray.get([user.path.remote(file) for user in users])
+    ray.get([user.path.remote(file) for user in users])
     assert [fetched(node, file) for node in others] == [1, 1]
