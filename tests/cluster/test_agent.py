@@ -180,14 +180,13 @@ def test_a_file_that_is_another_now_is_an_error_that_names_node_and_file(raylets
 
 def test_a_node_killed_while_it_gives_is_replaced_by_another(raylets, another, make):
     origin, taker, second = another(), raylets.nodes[1], raylets.nodes[2]
-    # For the killed node it has to be a file that both see and the others do not.
-    path = write(raylets.folder / "moved.gguf", LARGE)
-    file = loaded(origin, path)
-    ray.get(agent(origin).has.remote(file))
-    give_own = copy_of(origin, file)
-    path.replace(give_own)
-    os.link(give_own, copy_of(second, file))
-    ray.get(agent(second).has.remote(file))
+    path = write(raylets.folder / "m.gguf", LARGE)
+    file = ModelFile(path.name, *digest(str(path)), "/nowhere/m.gguf", origin.id)
+    for node in (origin, second):
+        node.cache.mkdir(exist_ok=True)
+        os.link(path, copy_of(node, file))
+    path.unlink()
+    ray.get([agent(node).has.remote(file) for node in (origin, second)])
     user = use(taker, file)
     copying(taker, file)
     raylets.kill(origin)
