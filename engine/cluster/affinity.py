@@ -21,6 +21,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain, repeat
 from math import ceil
@@ -136,14 +137,15 @@ class Affinity:
         self.waiting = waiting
         self.recent = recent
         self.marks = marks
-        # Replicas in the order of their hashes.
+        self._names: set[str] = set()
+        # In the order of their hashes.
         self._ring: tuple[str, ...] = ()
         self._points: list[int] = []
-        # What each replica holds: the mark of a cut, and the bytes from the cut before it. A prompt
+        # What each replica holds that was sent anything: the mark of a cut, and the bytes from the cut before it. A prompt
         # is put in from its end to its beginning, so what goes first, the oldest, never leaves a
         # gap: a replica that has a cut has all that stand before it.
         self._held: dict[str, OrderedDict[int, int]] = {}
-        self._bytes: dict[str, int] = {}
+        self._bytes: Counter[str] = Counter()
         # The same the other way round. Nearly all have one holder, and a tuple is small.
         self._holders: dict[int, tuple[str, ...]] = {}
         # Conversations by the last cut of their last prompt, those used longest ago first.
@@ -153,16 +155,14 @@ class Affinity:
     def replicas(self, names: Iterable[str]) -> None:
         """The replicas there are now. What is known of others is forgotten."""
         wanted = set(names)
-        if wanted == self._held.keys():
+        if wanted == self._names:
             return
         for name in self._held.keys() - wanted:
             while self._held[name]:
                 self._forget_oldest(name)
             del self._held[name], self._bytes[name]
             self._homes.pop(name, None)
-        for name in wanted - self._held.keys():
-            self._held[name] = OrderedDict()
-            self._bytes[name] = 0
+        self._names = wanted
         ring = sorted((_point(name), name) for name in wanted)
         self._points = [point for point, _ in ring]
         self._ring = tuple(name for _, name in ring)
@@ -211,7 +211,7 @@ class Affinity:
             if name != home and homes[name] >= most:
                 spare.append(name)
                 continue
-            held = self._held[name]
+            held = self._held.get(name, ())
             shared = next((key.ends[i] for i in range(wide, -1, -1) if key.marks[i] in held), 0)
             costs[name] = key.size - shared + there
             least = costs[name] if least is None else min(least, costs[name])
@@ -225,9 +225,9 @@ class Affinity:
 
     def routed(self, key: Key, replica: str, now: float) -> None:
         """A prompt went there, and will be in its cache. Raises nothing for one that is gone."""
-        held = self._held.get(replica)
-        if held is None:
+        if replica not in self._names:
             return
+        held = self._held.setdefault(replica, OrderedDict())
         self._expire(now)
         found = self._conversation(key)
         if found is not None:
@@ -244,7 +244,7 @@ class Affinity:
                 self._holders[mark] = (*self._holders.get(mark, ()), replica)
         self._conversations[key.marks[-1]] = (replica, now)
         self._homes[replica] += 1
-        most = max(self.marks // len(self._held), 1)
+        most = max(self.marks // len(self._ring), 1)
         while held and (self._bytes[replica] > self.capacity or len(held) > most):
             self._forget_oldest(replica)
 
@@ -310,5 +310,6 @@ class Affinity:
         self._homes[replica] -= 1
 
 
+@lru_cache(4096)
 def _point(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")

@@ -156,7 +156,7 @@ def test_memory_is_bounded_and_both_ways_round_agree(
         assert pairs == {(m, name) for m, have in policy._holders.items() for name in have}
         homes = [name for name, _ in policy._conversations.values()]
         assert policy.homes() == {name: homes.count(name) for name in policy._ring}
-        assert all(m in held[name] for m, (name, _) in policy._conversations.items())
+        assert all(m in policy._held[name] for m, (name, _) in policy._conversations.items())
 
 
 @given(st.lists(texts, min_size=1, max_size=5), st.lists(texts, max_size=5))
