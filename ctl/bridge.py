@@ -29,7 +29,7 @@ from ctl.requests import Requests
 from ctl.session import Session
 from ctl.sessions import Sessions
 from ctl.turn import Turn
-from engine.api import Engine, EngineError, LoadOptions, ModelStatus
+from engine.api import Cluster, Engine, EngineError, LoadOptions, ModelStatus
 from fs9p import Error, Server
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class Bridge:
 
     def __init__(self, engine: Engine, catalog: Catalog, options: Options | None = None) -> None:
         self.engine = engine
+        self.cluster = engine if isinstance(engine, Cluster) else None
+        """The engine, where it has more than one machine."""
         self.options = options or Options()
         self.default_model: str | None = None
         self.owner = user_name(os.getuid())
@@ -97,6 +99,8 @@ class Bridge:
         self.known = Known(self)
         self.model_numbers: dict[str, int] = {}
         """A number for each model name ever listed, for the qid paths of `models/`."""
+        self.node_numbers: dict[str, int] = {}
+        """The same of the machines of a cluster, for those of `nodes/`."""
         self._loads: dict[str, Loaded] = {}
         self._take(catalog)
         self.sessions = Sessions(self)
