@@ -447,9 +447,13 @@ class Cluster(Protocol):
     """What an engine is beside an `Engine` if it has more than one machine. Its models are there
     before it and after it, and others load and free them, too."""
 
+    async def there(self) -> dict[str, tuple[str, LoadOptions]]:
+        """The models there are: what each was loaded with, path and options, by its name. Waits
+        for the first connection. Raises `EngineError` while there is none."""
+
     async def changed(self) -> dict[str, tuple[str, LoadOptions]]:
-        """Wait until there are other models than when this was last called, or than none; returns
-        what each was loaded with, path and options, by its name."""
+        """As `there`, but waits until that is something else than this returned last, or than
+        nothing."""
 
     def nodes(self) -> list[NodeStatus]:
         """The machines it knows of now, without waiting, in the order of their names. Who asks
