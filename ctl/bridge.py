@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVarTuple
 
+import msgspec
 import trio
 
 from ctl import __version__
@@ -323,7 +324,8 @@ class Bridge:
 
     def status(self, session: Session) -> Status:
         """What `status` says. Never waits."""
-        model = session.model_status()
+        # Of a thousand replicas `model` tells: `status` is what programs read again and again.
+        model = msgspec.structs.replace(session.model_status(), replicas=msgspec.UNSET)
         return Status("ok", model_message(model), session.status(), model, self.bridge_status())
 
     def bridge_status(self) -> BridgeStatus:
