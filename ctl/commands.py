@@ -7,20 +7,18 @@ raises `Error` or `EngineError` where it fails.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from ctl import loadoptions
 from ctl.lines import split_words
 from ctl.replies import Reply, done, failed, model_message
 from ctl.session import Session
 from ctl.settings import split_leading
 from ctl.turn import Turn
-from engine.api import KV_TYPES, LoadOptions
 from fs9p import Error
 
 CANCELLED = "Inference cancelled"
@@ -79,65 +77,15 @@ def _status(session: Session, argument: str) -> Reply:
     return done(model_message(session.model_status()))
 
 
-_LOAD_NUMBERS = {
-    "n_ctx": (0, 1 << 24),
-    "n_seq": (1, 256),
-    "n_cells": (0, 1 << 30),
-    "n_batch": (32, 1 << 16),
-    # More than there are processors make each wait for the others, and a step take seconds.
-    "n_threads": (0, os.cpu_count() or 1),
-    "n_gpu_layers": (-1, 1 << 16),
-    "cache_ram": (0, 1 << 20),
-    "use_mmap": (0, 1),
-    "share": (0, 1),
-}
-_LOAD_WORDS = {"kv_type": tuple(KV_TYPES), "flash_attn": ("auto", "on", "off")}
-_LORA = "lora"
-MAX_LORA = 8
-"""Adapters of one model: each costs time with every token."""
-
-_WHOLE = re.compile(r"-?[0-9]{1,10}")
-_SCALED = re.compile(r"(.+?)(?::(-?[0-9]+(?:\.[0-9]+)?))?")
-
-
-def _load_options(words: list[str]) -> LoadOptions:
-    """What the words of a LOAD say, adapters by the names they are given."""
-    values: dict[str, Any] = {}
-    lora: list[tuple[str, float]] = []
-    for word in words:
-        name, _, text = word.partition("=")
-        if name in _LOAD_NUMBERS:
-            values[name] = _whole(name, text)
-        elif name in _LOAD_WORDS:
-            if text not in _LOAD_WORDS[name]:
-                allowed = " ".join(_LOAD_WORDS[name])
-                raise Error(f"invalid {name} {text[:24]!r}: it is one of {allowed}")
-            values[name] = text
-        elif name == _LORA and (match := _SCALED.fullmatch(text)) and len(lora) < MAX_LORA:
-            lora.append((match[1], float(match[2] or 1)))
-        elif name == _LORA:
-            raise Error(f"invalid lora: it takes PATH or PATH:SCALE, {MAX_LORA} times at most")
-        else:
-            known = " ".join((*_LOAD_NUMBERS, *_LOAD_WORDS, _LORA))
-            raise Error(f"invalid option {word[:24]!r}: those of LOAD are {known}")
-    return LoadOptions(**values, lora=tuple(lora))
-
-
-def _whole(name: str, text: str) -> int | bool:
-    low, high = _LOAD_NUMBERS[name]
-    if not _WHOLE.fullmatch(text) or not low <= int(text) <= high:
-        raise Error(f"invalid {name} {text[:24]!r}: it takes a whole number from {low} to {high}")
-    return bool(int(text)) if high == 1 else int(text)
-
-
 def _load(session: Session, argument: str) -> Outcome:
     words = split_words(argument)
     if not words:
         raise Error("No model path provided")
-    options = _load_options(words[1:]) if words[1:] else None
+    bridge, anywhere = session.bridge, session.owner.authenticated
+    clustered = bridge.cluster is not None
+    options = loadoptions.read(words[1:], cluster=clustered) if words[1:] else None
 
     async def load() -> Reply:
-        bridge, anywhere = session.bridge, session.owner.authenticated
         given = options
         if given is not None and given.lora:
             found = [(await bridge.catalog.find(p, anywhere=anywhere), s) for p, s in given.lora]
@@ -240,10 +188,12 @@ def _quit(session: Session, argument: str) -> Reply:
 
 _SETTINGS = "[max_tokens=N temperature=T top_p=P …]"
 _OPTIONS = " ".join(
-    [f"{name}=N" for name in _LOAD_NUMBERS]
-    + [f"{name}={'|'.join(words)}" for name, words in _LOAD_WORDS.items()]
+    [f"{name}=N" for name in loadoptions.NUMBERS]
+    + [f"{name}={'|'.join(words)}" for name, words in loadoptions.WORDS.items()]
     + ["lora=PATH[:SCALE]"]
 )
+CLUSTER_OPTIONS = " ".join(f"{name}=N" for name in loadoptions.CLUSTER)
+"""What LOAD takes besides, where the engine is a cluster."""
 
 COMMANDS = {
     command.verb: command

@@ -170,9 +170,11 @@ def _settings(prefix: str, args: argparse.Namespace) -> Iterator[str]:
 
 def _load_options(prefix: str, args: argparse.Namespace) -> Iterator[str]:
     """The same for a LOAD, whose help has them as ``NAME=N`` and ``NAME=WORD|WORD``."""
-    from ctl.commands import COMMANDS
+    from ctl.commands import CLUSTER_OPTIONS, COMMANDS
 
-    for name, value in re.findall(r"(\w+)=([\w|]+)", COMMANDS["LOAD"].arguments):
+    # Whether the bridge is on a cluster is not known here.
+    told = f"{COMMANDS['LOAD'].arguments} {CLUSTER_OPTIONS}"
+    for name, value in re.findall(r"(\w+)=([\w|]+)", told):
         yield from [f"{name}="] if value.isupper() else [f"{name}={v}" for v in value.split("|")]
 
 

@@ -14,8 +14,9 @@ from functools import lru_cache
 
 from ctl import replies
 from ctl.bridge import Bridge
+from ctl.bridgefiles import BridgeFile, Models, Nodes
 from ctl.commandfile import Clone, Ctl
-from ctl.commands import COMMANDS
+from ctl.commands import CLUSTER_OPTIONS, COMMANDS
 from ctl.embedfile import Embed
 from ctl.handle import Generated
 from ctl.owner import Owner, user_name
@@ -136,7 +137,8 @@ SESSION_FILES = (
     ),
 )
 
-_ROOT, _SESSION, _MODELS, _HELP, _MODEL, _METRICS = 0x80, 0x81, 0x82, 0x83, 0x84, 0x85
+_ROOT, _SESSION, _HELP, _METRICS = 0x80, 0x81, 0x83, 0x85
+"""Beside those of `ctl.bridgefiles`."""
 
 
 class SessionDirectory(Directory):
@@ -184,6 +186,8 @@ class Root(SessionDirectory):
         """A file of the root's session, of the bridge, or a session's directory."""
         if name == "models":
             return self._models()
+        if name == "nodes" and self._bridge.cluster is not None:
+            return Nodes(self._bridge, self._bridge.cluster, self.mtime)
         if name == "metrics":
             return self._metrics()
         if name == "help":
@@ -196,6 +200,8 @@ class Root(SessionDirectory):
         """The session's files, the bridge's, and the sessions of this owner."""
         yield from super().entries()
         yield self._models()
+        if self._bridge.cluster is not None:
+            yield Nodes(self._bridge, self._bridge.cluster, self.mtime)
         yield self._metrics()
         yield Help(self._bridge, self.mtime)
         for session in self._bridge.sessions.of(self._viewer):
@@ -215,66 +221,22 @@ class Root(SessionDirectory):
         return SessionDirectory(name, session, self._viewer, self.mtime)
 
 
-class Models(Directory):
-    """`models`: a file for each model that is loaded, or that the viewer can load."""
-
-    def __init__(self, bridge: Bridge, mtime: int, viewer: Owner) -> None:
-        super().__init__("models", _MODELS, 0o555, owner=bridge.owner, mtime=mtime)
-        self._bridge = bridge
-        self._viewer = viewer
-
-    def lookup(self, name: str) -> Node:
-        """The file of that model."""
-        if self._bridge.known.model(name, self._viewer) is None:
-            raise Error(NOT_FOUND)
-        return self._file(name)
-
-    def entries(self) -> Iterator[Node]:
-        """Loaded models first."""
-        for name in self._bridge.known.names(self._viewer):
-            yield self._file(name)
-
-    def _file(self, name: str) -> Node:
-        numbers = self._bridge.model_numbers
-        path = numbers.setdefault(name, len(numbers)) << 8 | _MODEL
-
-        def text() -> bytes:
-            status = self._bridge.known.model(name, self._viewer)
-            if status is None:
-                raise Error(NOT_FOUND)
-            return replies.line(status)
-
-        return BridgeFile(name, path, self._bridge, self.mtime, text)
-
-
-class BridgeFile(File):
-    """A read-only file of the bridge itself."""
-
-    def __init__(
-        self, name: str, path: int, bridge: Bridge, mtime: int, text: Callable[[], bytes]
-    ) -> None:
-        super().__init__(name, path, 0o444, owner=bridge.owner, mtime=mtime)
-        self._text = text
-
-    def open(self, mode: int) -> Handle:
-        """A snapshot of its text."""
-        return Snapshot(self._text)
-
-
 class Help(BridgeFile):
     """`help`: the files and the commands, from the tables that make them."""
 
     def __init__(self, bridge: Bridge, mtime: int) -> None:
-        super().__init__("help", _HELP, bridge, mtime, _help)
+        cluster = bridge.cluster is not None
+        super().__init__("help", _HELP, bridge, mtime, lambda: _help(cluster=cluster))
 
 
-@lru_cache(1)
-def _help() -> bytes:
+@lru_cache
+def _help(*, cluster: bool) -> bytes:
     lines = ["files (here and in each session's directory)"]
     lines += [f"  {kind.name:8} {kind.effect}" for kind in SESSION_FILES]
     lines += [
         "only here",
         "  models/  one file a model that is loaded or can be",
+        *(["  nodes/   JSON, a file a machine: what it has, and what it does"] if cluster else []),
         "  metrics  Prometheus text: requests, tokens, times, memory",
         "  help     this text",
         "  N/       a session of yours; clone in it makes a fork",
@@ -283,6 +245,8 @@ def _help() -> bytes:
     for command in COMMANDS.values():
         lines.append(f"  {command.verb} {command.arguments}".rstrip())
         lines.append(f"      {command.effect}")
+        if command.verb == "LOAD" and cluster:
+            lines.append(f"      on the cluster it takes {CLUSTER_OPTIONS}, too")
     return "".join(f"{line}\n" for line in lines).encode()
 
 

@@ -16,6 +16,7 @@ from ctl.catalog import AnyName
 from ctl.lineserver import LineServer
 from ctl.namespace import Llambo
 from fs9p import Attach
+from tests.ctl.cluster import ClusterOfEcho
 from tests.ctl.line import connected
 
 ME = 54321
@@ -142,6 +143,17 @@ def make_bridge():
 async def bridge(make_bridge):
     async with make_bridge() as bridge:
         yield bridge
+
+
+@pytest.fixture
+async def cluster_bridge():
+    """One whose engine has two machines: `tests.ctl.cluster`."""
+    async with ClusterOfEcho() as cluster:
+        bridge = Bridge(cluster, AnyName([]))
+        async with bridge.running():
+            await bridge.load("echo", anywhere=True)
+            cluster.options.clear()
+            yield bridge
 
 
 @pytest.fixture

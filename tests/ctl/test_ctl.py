@@ -7,7 +7,8 @@ from contextlib import suppress
 import pytest
 import trio
 
-from engine import EngineError, LoadOptions
+from ctl import loadoptions
+from engine import EngineError, LoadOptions, Placement
 from fs9p import Error
 from tests.ctl.conftest import Client
 
@@ -194,6 +195,70 @@ async def test_options_of_a_load_reach_the_engine(client, monkeypatch):
             lora=(("/a.gguf", 0.5), ("/b c:d.gguf", 1.0)),
         )
     ]
+
+
+@pytest.mark.parametrize("option", ["max_replicas=4", "num_cpus=2", "look_back_period_s=x"])
+async def test_an_option_of_a_cluster_is_refused_on_one_machine(client, option):
+    name = option.partition("=")[0]
+    reply = json.loads(await run(client, f"LOAD m {option}"))
+    assert reply["message"] == f"invalid option '{name}': it needs --engine ray"
+
+
+async def test_options_of_a_cluster_reach_it(cluster_bridge):
+    await run(
+        Client(cluster_bridge),
+        "LOAD m n_seq=8 num_cpus=4 num_gpus=0.5 min_replicas=2 max_replicas=6 "
+        "target_ongoing_requests=3 upscale_delay_s=0 downscale_delay_s=60.5 look_back_period_s=1",
+    )
+    placement = Placement(4.0, 0.5, 2, 6, 3.0, 0.0, 60.5, 1.0)
+    assert cluster_bridge.engine.options == [LoadOptions(n_seq=8, placement=placement)]
+
+
+async def test_without_options_of_a_cluster_it_gets_the_usual_ones(cluster_bridge):
+    await run(Client(cluster_bridge), "LOAD m n_seq=8")
+    assert cluster_bridge.engine.options == [LoadOptions(n_seq=8, placement=Placement())]
+
+
+async def test_more_replicas_at_least_are_more_at_most(cluster_bridge):
+    await run(Client(cluster_bridge), "LOAD m min_replicas=3")
+    [options] = cluster_bridge.engine.options
+    assert (options.placement.min_replicas, options.placement.max_replicas) == (3, 3)
+
+
+async def test_a_replica_may_have_more_threads_than_this_machine(client, cluster_bridge):
+    threads = (os.cpu_count() or 1) + 1
+    assert json.loads(await run(client, f"LOAD m n_threads={threads}"))["status"] == "error"
+    await run(Client(cluster_bridge), f"LOAD m n_threads={threads}")
+    assert [options.n_threads for options in cluster_bridge.engine.options] == [threads]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("num_cpus=-1", "invalid num_cpus '-1': it takes a number from 0 to 1024"),
+        ("num_cpus=nan", "invalid num_cpus 'nan': it takes a number from 0 to 1024"),
+        ("num_gpus=1.5", "invalid num_gpus '1.5': it takes a part of one, or a whole number"),
+        ("min_replicas=0", "invalid min_replicas '0': it takes a whole number from 1 to 10000"),
+        ("max_replicas=2.5", "invalid max_replicas '2.5': it takes a whole number from 1 to"),
+        ("min_replicas=3 max_replicas=2",
+         "invalid max_replicas '2': it is less than min_replicas, 3"),
+        ("look_back_period_s=0", "invalid look_back_period_s '0': it takes a number from 0.1"),
+        ("max_replica=2", "invalid option 'max_replica=2': those of LOAD are n_ctx"),
+    ],
+)  # fmt: skip
+async def test_a_wrong_option_of_a_cluster_is_named(cluster_bridge, argument, message):
+    reply = json.loads(await run(Client(cluster_bridge), f"LOAD m {argument}"))
+    assert message in reply["message"]
+    assert cluster_bridge.engine.options == []
+
+
+async def test_the_options_of_a_cluster_are_told_where_there_is_one(client, cluster_bridge):
+    elsewhere = Client(cluster_bridge)
+    for name in loadoptions.CLUSTER:
+        assert f"{name}=N" in await elsewhere.read("help")
+        assert name not in await client.read("help")
+    message = json.loads(await run(elsewhere, "LOAD m max_replica=2"))["message"]
+    assert message.endswith(" ".join(loadoptions.CLUSTER))
 
 
 async def test_a_load_makes_the_model_the_default_of_the_bridge(bridge):

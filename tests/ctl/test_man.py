@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ctl.commands import _LOAD_NUMBERS, _LOAD_WORDS, _LORA, COMMANDS
+from ctl import loadoptions
+from ctl.commands import COMMANDS
 from ctl.namespace import SESSION_FILES
 from ctl.settings import CHOICES, LISTS, NUMBERS
 from tests.ctl.conftest import Client
@@ -63,9 +64,9 @@ def test_a_page_has_only_what_inferno_knows(page):
     assert "\\" not in ESCAPES.sub("", text)
 
 
-async def test_llambo_4_names_every_file(bridge):
-    files = set(Client(bridge).names())
-    assert files == {kind.name for kind in SESSION_FILES} | {"models", "metrics", "help"}
+async def test_llambo_4_names_every_file(cluster_bridge):
+    files = set(Client(cluster_bridge).names())
+    assert files == {kind.name for kind in SESSION_FILES} | {"models", "nodes", "metrics", "help"}
     text = PAGE["llambo.4"]
     assert files <= named(text[text.index(".SS Files") : text.index(".SS Questions")])
     assert files <= set(re.findall(r"\w+", section("llambo.4", "SYNOPSIS")))
@@ -74,7 +75,8 @@ async def test_llambo_4_names_every_file(bridge):
 def test_llambo_4_names_every_command_and_option():
     text = PAGE["llambo.4"]
     assert set(COMMANDS) <= named(text[text.index(".SS Commands") : text.index(".SS Options")])
-    options = {*_LOAD_NUMBERS, *_LOAD_WORDS, _LORA}
+    one_machine = {*loadoptions.NUMBERS, *loadoptions.WORDS, loadoptions.LORA}
+    options = one_machine | loadoptions.CLUSTER.keys()
     assert options == named(text[text.index(".SS Options") : text.index(".SS Settings")])
 
 
