@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable
 
@@ -21,6 +22,9 @@ methods that an older agent does not have."""
 
 SILENCE = 20.0
 """Seconds without a chunk after which a giver is taken for dead."""
+
+LOOK = 2.0
+"""Seconds of silence after which Ray is asked whether the node is alive."""
 
 SHORT_SILENCE = 1.0
 """Seconds in which an agent answers what costs it nothing."""
@@ -83,13 +87,26 @@ class Others:
         agent = await self._agent(node, make=make)
         if agent is None:
             return None
+        answer = asyncio.ensure_future(getattr(agent, method).remote(*args))
         try:
-            return await asyncio.wait_for(getattr(agent, method).remote(*args), within)
+            return answer.result() if await self._came(answer, node, within) else None
         except RayError:
             self._agents.pop(node, None)
             return None
-        except TimeoutError:
-            return None
+        finally:
+            answer.cancel()
+
+    async def _came(self, answer: asyncio.Future[object], node: str, within: float) -> bool:
+        """Whether it came in so many seconds. A result that was left in the memory of a node that
+        died is an error only long after."""
+        end = time.monotonic() + within
+        while (left := end - time.monotonic()) > 0:
+            await asyncio.wait([answer], timeout=min(left, LOOK))
+            if answer.done():
+                return True
+            if not await asyncio.to_thread(_is_alive, node):
+                break
+        return False
 
     async def _agent(self, node: str, *, make: bool = False) -> ActorHandle:
         if node not in self._agents:
