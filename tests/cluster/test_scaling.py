@@ -1,4 +1,4 @@
-"""From one replica to several and back, as the questions ask for; and files on their way to them."""
+"""From one replica to several and back, as questions ask for; and files on their way to them."""
 
 from __future__ import annotations
 
