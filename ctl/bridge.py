@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVarTuple
@@ -117,6 +117,8 @@ class Bridge:
             self._nursery.start_soon(self.sessions.expire)
             self.start(self.requests.tell_all)
             self.start(self.catalog.watch, self._watching)
+            if self.cluster is not None:
+                self.start(self._follow, self.cluster)
             try:
                 yield
             finally:
@@ -153,6 +155,8 @@ class Bridge:
         """
         if self.draining:
             raise Error("busy: the bridge is shutting down")
+        if self.cluster is not None:
+            await self._adopt(await self.cluster.there())
         name, found = await self._find(wanted, anywhere=anywhere)
         before = self._loads.get(name)
         if options is None:
@@ -195,6 +199,26 @@ class Bridge:
         if not found.path:
             raise Error(NOT_LOADED.format(found.name[:48]))  # FREE came in between
         return self._free_name(found), found
+
+    async def _follow(self, cluster: Cluster) -> None:
+        """Have what the cluster has: models are loaded and freed by other bridges, too."""
+        before: Iterable[str] = ()
+        while True:
+            there = await cluster.changed()
+            for name in before:
+                if name not in there:
+                    self._forget(name)
+            await self._adopt(there)
+            before = there.keys()
+
+    async def _adopt(self, there: Mapping[str, tuple[str, LoadOptions]]) -> None:
+        """Take up models that are loaded in a cluster already, as they are."""
+        new = [name for name in there if name not in self._loads]
+        paths = [there[name][0] for name in new]
+        real = await trio.to_thread.run_sync(lambda: [*map(os.path.realpath, paths)])
+        for name, path in zip(new, real, strict=True):
+            self._loads.setdefault(name, Loaded(there[name][0], path, there[name][1]))
+            self.default_model = self.default_model or name
 
     def _answering(self, name: str) -> bool:
         return any(

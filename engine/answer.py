@@ -9,7 +9,15 @@ from collections.abc import AsyncIterator
 import trio
 
 from engine import frames
-from engine.api import AnswerState, Embedding, EngineError, FinishReason, TokenLogprob, Usage
+from engine.api import (
+    AnswerState,
+    Embedding,
+    EngineError,
+    FinishReason,
+    Lost,
+    TokenLogprob,
+    Usage,
+)
 
 OfOne = frames.Admitted | frames.Token | frames.Done | frames.Embedded | frames.Failed
 """Events of one answer or vector."""
@@ -23,14 +31,14 @@ class WorkerVector:
         self.asked = trio.current_time()
         self.ended = False
         self._embedding: Embedding | None = None
-        self._error = ""
+        self._error = EngineError()
         self._end = trio.Event()
 
     async def wait(self) -> Embedding:
         """The vector, when it is there. Raises `EngineError` if there will be none."""
         await self._end.wait()
         if self._embedding is None:
-            raise EngineError(self._error)
+            raise self._error
         return self._embedding
 
     def take(self, event: OfOne) -> None:
@@ -40,12 +48,12 @@ class WorkerVector:
                 self._embedding = event.embedding
                 self.leave()
             case frames.Failed():
-                self.fail(event.error)
+                self.fail(event.error, lost=event.lost)
 
-    def fail(self, error: str) -> None:
+    def fail(self, error: str, *, lost: bool = False) -> None:
         """There will be none. No effect once it has ended."""
         if not self.ended:
-            self._error = error
+            self._error = Lost(error) if lost else EngineError(error)
             self.leave()
 
     def leave(self) -> None:
@@ -93,6 +101,11 @@ class WorkerAnswer:
         return self._pieces.popleft()
 
     @property
+    def begun(self) -> bool:
+        """Whether anything of it has come: a token, not the admission alone."""
+        return self._count > 0
+
+    @property
     def ended(self) -> bool:
         """Whether no event is to come."""
         return self.usage is not None
@@ -114,12 +127,13 @@ class WorkerAnswer:
                 self._push(event.text, event.logprob)
                 self._end(event.usage)
             case frames.Failed():
-                self.fail(event.error)
+                self.fail(event.error, lost=event.lost)
 
-    def fail(self, error: str) -> None:
-        """It ends with an `EngineError` after the text so far. No effect once it has ended."""
+    def fail(self, error: str, *, lost: bool = False) -> None:
+        """It ends with an `EngineError` after the text so far, with `Lost` if it was that. No
+        effect once it has ended."""
         if self.usage is None:
-            self._error = EngineError(error)
+            self._error = Lost(error) if lost else EngineError(error)
             self._end(self._usage_so_far("error"))
 
     def leave(self) -> None:

@@ -29,6 +29,10 @@ class EngineError(Exception):
     """Something an engine cannot do, in one sentence that a user will read."""
 
 
+class Lost(EngineError):
+    """What was computing an answer has ended before it; the question itself may be well."""
+
+
 def all_in_use(loaded: int, allowed: int) -> EngineError:
     """The error of a load that no idle model can make room for."""
     return EngineError(
@@ -440,7 +444,16 @@ class Engine(Protocol):
 
 @runtime_checkable
 class Cluster(Protocol):
-    """What an engine is beside an `Engine` if it has more than one machine."""
+    """What an engine is beside an `Engine` if it has more than one machine. Its models are there
+    before it and after it, and others load and free them, too."""
+
+    async def there(self) -> dict[str, tuple[str, LoadOptions]]:
+        """The models there are: what each was loaded with, path and options, by its name. Waits
+        for the first connection. Raises `EngineError` while there is none."""
+
+    async def changed(self) -> dict[str, tuple[str, LoadOptions]]:
+        """As `there`, but waits until that is something else than this returned last, or than
+        nothing."""
 
     def nodes(self) -> list[NodeStatus]:
         """The machines it knows of now, without waiting, in the order of their names. Who asks

@@ -133,10 +133,11 @@ class Embedded(msgspec.Struct, frozen=True, array_like=True, tag="embedded"):
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
-    """An answer has failed, or there is no vector."""
+    """An answer has failed, or there is no vector. ``lost``: see `engine.api.Lost`."""
 
     id: int
     error: str
+    lost: bool = False
 
 
 Event = Progress | Ready | LoadFailed | Log | Working | Admitted | Token | Done | Embedded | Failed
@@ -146,7 +147,7 @@ _command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Com
 _events_decoder: msgspec.msgpack.Decoder[list[Event]] = msgspec.msgpack.Decoder(list[Event])
 
 
-def pack(message: Command | Sequence[Event]) -> bytes:
+def pack(message: msgspec.Struct | Sequence[msgspec.Struct]) -> bytes:
     """One frame. Raises `EngineError` if it would be longer than `MAX_FRAME`."""
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME:

@@ -181,7 +181,7 @@ class Model:
         self._death = error
         if self.deaths > RESTARTS:
             error = f"{error}; started again {RESTARTS} times in vain: LOAD it to try again"
-        self.fail(error)
+        self.fail(error, lost=True)
 
     def refuse(self, error: str) -> None:
         """There is no room for its worker now: as `fail`, but it is at rest, and no worse than
@@ -189,12 +189,12 @@ class Model:
         self.fail(error)
         self.state, self.error = "none", None
 
-    def fail(self, error: str) -> None:
+    def fail(self, error: str, *, lost: bool = False) -> None:
         """There is no worker any more, or there should be none: everything that wants one
-        fails with ``error``."""
+        fails with ``error``; lost: because it has died."""
         self.state, self.error = "failed", error
         for answer in [*self._running.values(), *(answer for answer, _ in self._waiting.values())]:
-            answer.fail(error)
+            answer.fail(error, lost=lost)
         self._running.clear()
         self._waiting.clear()
         self._report(0.0)

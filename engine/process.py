@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import psutil
 import trio
 
@@ -105,13 +106,20 @@ class WorkerProcess:
         nursery.start_soon(worker._write)
         return worker
 
-    def post(self, command: frames.Command) -> None:
+    def post(self, command: msgspec.Struct) -> None:
         """Send a command; never waits. Raises `EngineError` if it is too long for a frame."""
         self._outbox.send_nowait(frames.pack(command))
 
     async def receive(self) -> list[frames.Event]:
         """The next events; none at all once the worker has closed its end, by dying or
         otherwise. Raises `EngineError` if what it sent cannot be read."""
+        while bodies := await self.receive_bodies():
+            if events := [event for body in bodies for event in frames.unpack_events(body)]:
+                return events
+        return []
+
+    async def receive_bodies(self) -> list[bytes]:
+        """The bodies of the next frames; see `receive`."""
         while True:
             try:
                 data = await self._stream.receive_some()
@@ -119,9 +127,8 @@ class WorkerProcess:
                 # ECONNRESET: it died with commands unread.
                 return []
             bodies = list(self._unframer.feed(data))
-            events = [event for body in bodies for event in frames.unpack_events(body)]
-            if events or not data:
-                return events
+            if bodies or not data:
+                return bodies
 
     async def end(self) -> int:
         """Close the pipe, which ends the worker, and wait until it is gone; a worker that

@@ -1,0 +1,163 @@
+"""Models as Ray Serve applications: what is deployed, joined and deleted, and what runs of it.
+
+All of Serve's calls block, so they run in threads. An application's name is that of its model; its
+one deployment is called after the fingerprint of what it does, so that whoever wants the same
+finds it, and an application that does something else is seen to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
+
+from engine.api import EngineError, LoadOptions, cache_size
+from engine.cluster.replica import Replica
+from engine.cluster.wire import Spec, application, model_of
+
+DRAIN_S = 24 * 3600.0
+"""Seconds that a replica which is not wanted any more gets to end its answers. None takes that
+long; one that hangs fails its health check, and is killed."""
+
+TRIES = 3
+"""How often Serve tries to start a replica before it gives the application up."""
+
+POLL_S = 0.25
+"""Seconds between two looks at an application that is being deployed."""
+
+BYTES_PER_TOKEN = 4
+"""Of a prompt, about: what turns cells of the KV cache into bytes of what is in them."""
+
+_ERROR = re.compile(r"EngineError: (.*)")
+
+# The replacement of a replica that hangs must not wait until it has drained.
+_CONTROLLER = {"runtime_env": {"env_vars": {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}}}
+
+
+async def start() -> None:
+    """Have Serve run in the cluster: without HTTP, if it is we who start it."""
+    await asyncio.to_thread(serve.start, proxy_location="Disabled", controller_options=_CONTROLLER)
+
+
+async def running() -> dict[str, ApplicationStatusOverview]:
+    """Our applications, by the names of their models."""
+    status = await asyncio.to_thread(serve.status)
+    return {
+        model: overview
+        for name, overview in status.applications.items()
+        if (model := model_of(name)) is not None
+    }
+
+
+def fingerprint(overview: ApplicationStatusOverview) -> str:
+    """Of what it does: the name of its deployment; empty while there is none."""
+    return next(iter(overview.deployments), "")
+
+
+def handle(model: str, fingerprint: str) -> DeploymentHandle:
+    """What asks the replicas of a model."""
+    found = serve.get_deployment_handle(fingerprint, application(model), _check_exists=False)
+    return found.options(
+        stream=True,
+        method_name="answer",
+        request_serialization="pickle",
+        response_serialization="pickle",
+    )
+
+
+async def deploy(spec: Spec) -> bool:
+    """Have an application that does what ``spec`` says, and do not wait for its replicas. Returns
+    whether it is new: one that is there and does the same is left as it is, for to deploy it again
+    would replace its replicas."""
+    there = (await running()).get(spec.name)
+    if there is not None and there.status != ApplicationStatus.DEPLOY_FAILED:
+        if there.status == ApplicationStatus.DELETING:
+            await delete(spec.name)
+        elif fingerprint(there) == spec.fingerprint:
+            return False
+    target = serve.RunTarget(_deployment(spec), application(spec.name), route_prefix=None)
+    await asyncio.to_thread(serve.run_many, [target], wait_for_applications_running=False)
+    return True
+
+
+async def wait(spec: Spec, look: Callable[[], Awaitable[None]]) -> None:
+    """Until a replica of it runs. look: what to do at each look. Raises `EngineError` if none will,
+    or if the application has gone or changed."""
+    while True:
+        await look()
+        there = (await running()).get(spec.name)
+        if there is None or fingerprint(there) not in ("", spec.fingerprint):
+            raise EngineError(f"model {spec.name} was freed or loaded anew while it was loading")
+        if there.status == ApplicationStatus.DEPLOY_FAILED:
+            raise EngineError(why_failed(there))
+        states = [deployment.replica_states for deployment in there.deployments.values()]
+        if any(state.get("RUNNING") for state in states):
+            return
+        if there.status == ApplicationStatus.RUNNING and spec.options.placement.min_replicas == 0:
+            return  # none is wanted before there is a request
+        await asyncio.sleep(POLL_S)
+
+
+async def delete(model: str) -> None:
+    """End its application; return when it is gone."""
+    await asyncio.to_thread(serve.delete, application(model))
+
+
+def why_failed(overview: ApplicationStatusOverview) -> str:
+    """The sentence in what Serve says of an application that failed: it quotes tracebacks."""
+    messages = [*(d.message for d in overview.deployments.values()), overview.message]
+    for message in messages:
+        if found := _ERROR.findall(message):
+            return str(found[-1]).strip()
+    said = next((message for message in messages if message), "for no reason that Serve tells of")
+    return f"the replicas did not start: {said.strip().splitlines()[-1]}"
+
+
+def _deployment(spec: Spec) -> serve.Application:
+    placement, options = spec.options.placement, spec.options
+    target = placement.target_ongoing_requests or max(options.n_seq / 2, 1)
+    scaling = placement.max_replicas > placement.min_replicas
+    replicas: dict[str, Any] = {"num_replicas": placement.min_replicas}
+    if scaling:
+        replicas = {
+            "autoscaling_config": {
+                "min_replicas": placement.min_replicas,
+                "max_replicas": placement.max_replicas,
+                "target_ongoing_requests": target,
+                "upscale_delay_s": placement.upscale_delay_s,
+                "downscale_delay_s": placement.downscale_delay_s,
+                "look_back_period_s": placement.look_back_period_s,
+                "metrics_interval_s": min(max(placement.look_back_period_s / 5, 0.1), 10.0),
+            }
+        }
+    deployment = serve.deployment(
+        Replica,
+        name=spec.fingerprint,
+        ray_actor_options={"num_cpus": placement.num_cpus, "num_gpus": placement.num_gpus},
+        # What is more waits in the gateways, and goes to a replica that is started meanwhile.
+        max_ongoing_requests=options.n_seq + max(options.n_seq // 4, 8),
+        graceful_shutdown_timeout_s=DRAIN_S,
+        graceful_shutdown_wait_loop_s=0.2,
+        health_check_period_s=2.0,
+        health_check_timeout_s=10.0,
+        max_constructor_retry_count=TRIES,
+        request_router_config={
+            "request_router_class": "engine.cluster.pickled.PickledRouter",
+            "request_router_kwargs": {"capacity": _capacity(options)},
+            "max_backoff_s": 0.1,
+        },
+        **replicas,
+    )
+    return deployment.bind(msgspec.msgpack.encode(spec))
+
+
+def _capacity(options: LoadOptions) -> int:
+    """Bytes of prompts whose computation a replica keeps, about, without what ``cache_ram``
+    adds: that depends on the model."""
+    return BYTES_PER_TOKEN * cache_size(options, 0)[1]

@@ -1,0 +1,177 @@
+"""One question to the cluster, from its routing to its end.
+
+States: waiting for a replica → sent → begun (a token has come) → ended. A replica that is sent a
+question sends something every second; one that is silent for `SILENCE_S` is taken for lost, as is
+one whose stream breaks. A question that has not begun then is asked again elsewhere; one that has
+ends with an error that says so. `cancel` reaches the replica: leaving Serve's generator alone
+would not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+
+from engine import frames
+from engine.api import Raw, Usage
+from engine.cluster import router
+from engine.cluster.affinity import key_of
+from engine.cluster.wire import Ask, Question
+
+SILENCE_S = 5.0
+"""Seconds without a word after which a replica is taken for lost; it sends one a second."""
+
+ATTEMPTS = 5
+"""How many replicas a question may cost before it is taken for their murderer."""
+
+PACE_S = 0.0006
+"""Seconds that a message takes of the gateway's processor, about."""
+
+_numbers = itertools.count(1)
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Link(Protocol):
+    """Where the events go."""
+
+    def tell(self, *events: frames.Event) -> None:
+        """Takes them, without a wait."""
+
+    @property
+    def full(self) -> bool:
+        """Whether it has taken so much that nothing more should be told."""
+
+    async def room(self) -> None:
+        """Until that is over."""
+
+
+class _Lost(Exception):
+    """What was to answer does so no more."""
+
+
+class Asking:
+    """See above. link: takes the events, with the id of the `Ask`. siblings: how many questions
+    there are at once."""
+
+    def __init__(
+        self,
+        ask: Ask,
+        handle: DeploymentHandle,
+        link: Link,
+        siblings: Callable[[], int],
+    ) -> None:
+        self.ask = ask
+        request = ask.request
+        self.key = key_of(Raw(request) if isinstance(request, str) else request.prompt)
+        self._handle = handle
+        self._link = link
+        self._siblings = siblings
+        self._replica = self._node = ""
+        self._asked = time.monotonic() - ask.waited
+        self._first = 0.0
+        self._count = 0
+        self._silence: asyncio.Timeout | None = None
+
+    async def run(self) -> None:
+        """Ask until it is answered. Cancelled, it cancels the answer."""
+        for attempt in itertools.count(1):
+            try:
+                await self._attempt()
+                return
+            except _Lost as lost:
+                if self._count:
+                    error = f"i/o error: lost after {self._count} pieces: {lost}"
+                elif attempt == ATTEMPTS:
+                    error = f"i/o error: lost {attempt} times before its first word: {lost}"
+                else:
+                    continue
+                self._link.tell(frames.Failed(self.ask.id, error, lost=True))
+                return
+
+    def routed(self, replica: str, node: str) -> None:
+        """See `engine.cluster.router.Routed`."""
+        self._replica, self._node = replica, node
+        self._heard()
+
+    async def _attempt(self) -> None:
+        number = next(_numbers)
+        question = Question(self.ask.request, self._siblings() * PACE_S)
+        router.asked[number] = self
+        self._replica = self._node = ""
+        response: DeploymentResponseGenerator | None = None
+        ended = False
+        try:
+            # Without a limit until a replica is found: the next one may have to be started.
+            async with asyncio.timeout(None) as self._silence:
+                response = self._handle.remote(number, _encoder.encode(question))
+                async for message in response:
+                    self._heard()
+                    ended = self._take(frames.unpack_events(message)) or ended
+                    if self._link.full:
+                        self._silence.reschedule(None)
+                        await self._link.room()
+                        self._heard()
+            how = "its answer broke off"
+        except TimeoutError:
+            how = f"silent for {SILENCE_S:g} s"
+        except (RayError, RayServeException, OSError) as error:
+            how = _sentence(error)
+        finally:
+            self._silence = None
+            del router.asked[number]
+            if response is not None and not ended:
+                response.cancel()
+        if not ended:
+            self._be_lost(how)
+
+    def _heard(self) -> None:
+        if self._silence is not None:
+            self._silence.reschedule(asyncio.get_running_loop().time() + SILENCE_S)
+
+    def _be_lost(self, how: str) -> None:
+        if found := router.routers.get(self._handle.app_name):
+            found.avoid(self._replica)
+        raise _Lost(f"replica {self._replica or 'unknown'} on node {self._node[:8]}: {how}")
+
+    def _take(self, events: list[frames.Event]) -> bool:
+        """Pass events on; returns whether they were the last."""
+        told: list[frames.Event] = []
+        ended = False
+        for event in events:
+            match event:
+                case frames.Token():
+                    self._first = self._first or time.monotonic()
+                    self._count = event.count
+                case frames.Done():
+                    event = msgspec.structs.replace(event, usage=self._whole(event.usage))
+                    ended = True
+                case frames.Failed():
+                    if event.lost:
+                        raise _Lost(event.error)
+                    ended = True
+                case frames.Embedded():
+                    ended = True
+                case frames.Working():
+                    continue
+            told.append(msgspec.structs.replace(event, id=self.ask.id))
+        if told:
+            self._link.tell(*told)
+        return ended
+
+    def _whole(self, usage: Usage) -> Usage:
+        """With the way here and the wait for a replica as part of the queue."""
+        first = self._first or time.monotonic()
+        queue_s = max(first - self._asked - usage.prefill_s, usage.queue_s)
+        return msgspec.structs.replace(usage, queue_s=queue_s)
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,207 @@
+"""The bridge's way into the cluster.
+
+    python -m engine.cluster.gateway ADDRESS ENGINE TIMEOUT FD
+
+A process of its own, as a worker is one: Ray ends processes whose cluster has gone, and a bridge
+must outlive that; and what Ray takes of the processor for every message does not delay the
+bridge's clients. FD is its end of a socket pair, with the frames of `engine.cluster.wire`; ADDRESS
+is HOST:PORT of the cluster's GCS, or empty for the cluster that this machine is known to be in;
+ENGINE is what replicas run; TIMEOUT is their ``worker_timeout``. One asyncio loop, with one task a
+question, one a load, and one that looks at the applications now and then.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Read when Serve is imported. Messages go by gRPC from process to process, not through the object
+# store: a third of the cost. Routing happens in our loop.
+os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
+os.environ.setdefault("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "0")
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Coroutine
+from contextlib import suppress
+
+import ray
+
+from engine import frames
+from engine.api import EngineError
+from engine.cluster import applications, wire
+from engine.cluster.asking import Asking
+from engine.cluster.models import Models
+from engine.cluster.nodes import Nodes
+
+logger = logging.getLogger(__name__)
+
+HIGH_WATER = 4 * 1024 * 1024
+"""Bytes of events that the bridge has not taken yet at which answers wait. What waits longer waits
+at the replicas, behind gRPC's flow control."""
+
+LOOK_S = 2.0
+"""Seconds between two looks at the cluster, at least."""
+
+PER_NODE_S = 0.02
+"""Seconds more for each node of the cluster: there may be a bridge on every one of them, and Serve
+has one controller for all."""
+
+
+class Link:
+    """The gateway's end of the pipe to the bridge."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        writer.transport.set_write_buffer_limits(HIGH_WATER)
+
+    def tell(self, *events: wire.Event) -> None:
+        """Send events in one frame. Does not wait."""
+        self._writer.write(frames.pack(events))
+
+    async def room(self) -> None:
+        """Wait until the bridge has taken most of what it was told."""
+        await self._writer.drain()
+
+    @property
+    def full(self) -> bool:
+        """Whether `room` would wait."""
+        return self._writer.transport.get_write_buffer_size() > HIGH_WATER
+
+
+class Gateway:
+    """See above."""
+
+    def __init__(self, link: Link, engine: str, worker_timeout: float) -> None:
+        self._link = link
+        self._nodes = Nodes()
+        self._models = Models(engine, worker_timeout, self._tell_models, self._nodes.name)
+        self._askings: dict[int, asyncio.Task[None]] = {}
+        self._loads: dict[int, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, reader: asyncio.StreamReader) -> None:
+        """Carry out commands until the bridge is gone."""
+        self._start(self._watch())
+        unframer = frames.Unframer()
+        while data := await reader.read(1 << 16):
+            for body in unframer.feed(data):
+                self._take(wire.unpack_command(body))
+
+    def _take(self, command: wire.Command) -> None:
+        match command:
+            case wire.Ask():
+                asking = self._start(self._ask(command))
+                self._askings[command.id] = asking
+                asking.add_done_callback(lambda _: self._askings.pop(command.id, None))
+            case wire.Cancel():
+                if task := self._askings.get(command.id):
+                    task.cancel()
+            case wire.Load():
+                load = self._start(self._load(command))
+                self._loads[command.number] = load
+                load.add_done_callback(lambda _: self._loads.pop(command.number, None))
+            case wire.Abandon():
+                if task := self._loads.get(command.number):
+                    task.cancel()
+            case wire.Free():
+                self._start(self._free(command))
+            case wire.Look():
+                self._nodes.look()
+                self._start(self._look_at_nodes())
+
+    async def _ask(self, ask: wire.Ask) -> None:
+        try:
+            handle = await self._models.handle(ask.name)
+            await Asking(ask, handle, self._link, lambda: len(self._askings)).run()
+        except EngineError as error:
+            self._link.tell(frames.Failed(ask.id, str(error)))
+
+    async def _load(self, load: wire.Load) -> None:
+        try:
+            await self._models.load(load.name, load.path, load.options)
+        except EngineError as error:
+            self._link.tell(wire.Result(load.number, str(error)))
+        else:
+            self._link.tell(wire.Result(load.number))
+
+    async def _free(self, free: wire.Free) -> None:
+        try:
+            await self._models.free(free.name)
+        except EngineError as error:
+            self._link.tell(wire.Result(free.number, str(error)))
+        else:
+            self._link.tell(wire.Result(free.number))
+
+    async def _look_at_nodes(self) -> None:
+        await self._nodes.learn()
+        if self._nodes.watched:
+            self._nodes.report(await self._models.ask_all())
+        self._link.tell(wire.Nodes(self._nodes.known))
+
+    async def _watch(self) -> None:
+        """Keep what the bridge knows true: others load and free, too, and replicas come and go."""
+        while True:
+            await self._nodes.learn()
+            await self._models.refresh()
+            await self._look_at_nodes()
+            await asyncio.sleep(LOOK_S + PER_NODE_S * self._nodes.count)
+
+    def _tell_models(self, models: list[wire.Loaded]) -> None:
+        self._link.tell(wire.Models(models))
+
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The bridge starts another, and knows what it has asked of this one.
+            logger.error("the gateway to the cluster fails", exc_info=error)
+            raise SystemExit(1) from error
+
+
+async def _main(sock: socket.socket, address: str, engine: str, worker_timeout: float) -> None:
+    reader, writer = await asyncio.open_connection(sock=sock)
+    link = Link(writer)
+    try:
+        where = _connect(address)
+        await applications.start()
+    except Exception as error:  # Ray has many, of no common class
+        link.tell(wire.Unreachable(_why(address, error)))
+        with suppress(OSError):
+            await link.room()
+        return
+    link.tell(wire.Connected(where))
+    await Gateway(link, engine, worker_timeout).run(reader)
+
+
+def _connect(address: str) -> str:
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    ray.init(
+        address=address or "auto",
+        namespace="llambo",
+        log_to_driver=False,
+        logging_level="WARNING",
+    )
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def _why(address: str, error: Exception) -> str:
+    said = str(error).strip().splitlines()
+    where = f"at {address}" if address else "on this machine"
+    return f"i/o error: no Ray cluster {where}: {said[0] if said else type(error).__name__}"
+
+
+def main(address: str, engine: str, worker_timeout: str, fd: str) -> None:
+    """Run one, and end with the bridge."""
+    with socket.socket(fileno=int(fd)) as sock:
+        asyncio.run(_main(sock, address, engine, float(worker_timeout)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

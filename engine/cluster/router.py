@@ -1,0 +1,120 @@
+"""Which replica a request goes to: `engine.cluster.affinity`, as a request router of Ray Serve.
+
+It runs in the gateway, in its only thread, one for each application. Requests are known to it by
+the `Asking` that they belong to. There is no rejection protocol, in which a replica first says
+whether it takes a request: one that hangs would say nothing, for as long as Serve takes to notice;
+and the engine queues what is too much.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Protocol
+
+import msgspec
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+
+from engine.cluster.affinity import Affinity, Key
+from engine.cluster.wire import Facts
+
+AVOIDED_S = 30.0
+"""Seconds for which a replica that was lost gets no request, if Serve still shows it."""
+
+_facts = msgspec.msgpack.Decoder(Facts)
+
+
+class Routed(Protocol):
+    """A request, as far as its routing goes."""
+
+    key: Key
+
+    def routed(self, replica: str, node: str) -> None:
+        """It goes to that replica now: Serve's id of it, and Ray's of its node."""
+
+
+asked: dict[int, Routed] = {}
+"""The requests of this process that are on their way, by the number that is their first
+argument."""
+
+routers: dict[str, AffinityRouter] = {}
+"""The routers of this process, by the names of their applications."""
+
+
+class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
+    """Serve makes one for every handle, and calls `initialize_state` with the arguments of the
+    `RequestRouterConfig`."""
+
+    def initialize_state(self, capacity: int) -> None:
+        """capacity: bytes of prompts whose computation a replica keeps, about."""
+        self._affinity = Affinity(capacity)
+        self._avoided: dict[str, float] = {}
+        self._running: dict[str, int] = {}
+        routers[self.app_name] = self
+
+    @property
+    def supports_rejection_protocol(self) -> bool:
+        """See above."""
+        return False
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        """Serve tells of the replicas that run."""
+        super().update_replicas(replicas)
+        self._affinity.replicas(replica.replica_id.unique_id for replica in replicas)
+
+    def facts(self) -> dict[str, tuple[str, Facts]]:
+        """Of the replicas that run, by their ids: Ray's ids of their nodes, and what they say."""
+        return {
+            replica.replica_id.unique_id: (replica.node_id, _facts.decode(metadata["facts"]))
+            for replica in self.curr_replicas.values()
+            if (metadata := replica.replica_metadata) and "facts" in metadata
+        }
+
+    def avoid(self, replica: str) -> None:
+        """That replica was lost: the next requests go elsewhere, if there is an elsewhere."""
+        self._avoided[replica] = time.monotonic() + AVOIDED_S
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> list[list[RunningReplica]]:
+        """See `ray.serve.request_router.RequestRouter`."""
+        by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
+        routed = asked.get(pending_request.args[0]) if pending_request is not None else None
+        if routed is None:  # a broadcast, or nobody's any more
+            return [candidate_replicas]
+        now = time.monotonic()
+        self._avoided = {name: until for name, until in self._avoided.items() if until > now}
+        loads = {name: self._load(replica) for name, replica in by_name.items()}
+        names = [name for name in self._affinity.choose(routed.key, loads, now) if name in by_name]
+        good = [name for name in names if name not in self._avoided]
+        bad = [name for name in names if name in self._avoided]
+        assert pending_request is not None
+        if not getattr(pending_request, "_watched", False):
+            pending_request._watched = True
+            pending_request.future.add_done_callback(lambda done: self._chosen(routed, done))
+        return [[by_name[name]] for name in (*good, *bad)]
+
+    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
+        """Serve tells that a request that was sent has ended, however."""
+        super().on_request_completed(replica_id, internal_request_id)
+        name = replica_id.unique_id
+        if self._running.get(name, 0) > 1:
+            self._running[name] -= 1
+        else:
+            self._running.pop(name, None)
+
+    def _load(self, replica: RunningReplica) -> int:
+        """Requests that run there, of this bridge and, where Serve has told lately, of others."""
+        known = self.replica_queue_len_cache.get(replica.replica_id) or 0
+        return max(known, self._running.get(replica.replica_id.unique_id, 0))
+
+    def _chosen(self, routed: Routed, done: asyncio.Future[Any]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            return
+        replica: RunningReplica = done.result()
+        name = replica.replica_id.unique_id
+        self._running[name] = self._running.get(name, 0) + 1
+        self._affinity.routed(routed.key, name, time.monotonic())
+        routed.routed(name, replica.node_id)
