@@ -139,8 +139,7 @@ class Documents:
             yield env.timeout(rng.expovariate(1 / 1.0))
             talk = talk.say("user", words(rng, _size(rng, 150, 0.9, 1200)))
         forks = [
-            talk.say("user", words(rng, _size(rng, 40, 0.5, 200)))
-            for _ in range(rng.randint(2, 4))
+            talk.say("user", words(rng, _size(rng, 40, 0.5, 200))) for _ in range(rng.randint(2, 4))
         ]
         yield env.all_of([fork.ask(ask, _size(rng, 100, 0.5, 300)) for fork in forks])
 

@@ -235,9 +235,7 @@ class World:
             self._retire(replica)
         requests = self._counted
         extra = self.run_.costs.first_item / 1000
-        first = sorted(
-            (r.first if r.first >= 0 else now) - r.arrived + extra for r in requests
-        )
+        first = sorted((r.first if r.first >= 0 else now) - r.arrived + extra for r in requests)
         lived = sum(now - r.born if not r.draining else r.busy for r in self._gone)
         asked = sum(bridge.asked for bridge in self._bridges)
         return Outcome(

@@ -13,10 +13,10 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import msgspec
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
@@ -136,10 +136,13 @@ class Asking:
         if self._silence is not None:
             self._silence.reschedule(asyncio.get_running_loop().time() + SILENCE_S)
 
-    def _be_lost(self, how: str) -> None:
+    def _be_lost(self, how: str) -> NoReturn:
+        if not self._replica:
+            raise _Lost(f"no replica was found: {how}")
+        why = f"replica {self._replica} on node {self._node[:12]}: {how}"
         if found := router.routers.get(self._handle.app_name):
-            found.avoid(self._replica)
-        raise _Lost(f"replica {self._replica or 'unknown'} on node {self._node[:8]}: {how}")
+            found.avoid(self._replica, why)
+        raise _Lost(why)
 
     def _take(self, events: list[frames.Event]) -> bool:
         """Pass events on; returns whether they were the last."""
@@ -155,7 +158,7 @@ class Asking:
                     ended = True
                 case frames.Failed():
                     if event.lost:
-                        raise _Lost(event.error)
+                        self._be_lost(event.error)
                     ended = True
                 case frames.Embedded():
                     ended = True
@@ -174,4 +177,6 @@ class Asking:
 
 
 def _sentence(error: Exception) -> str:
+    if isinstance(error, RayActorError):
+        return "it died"
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -9,7 +9,9 @@ and the engine queues what is too much.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -17,6 +19,8 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 from engine.cluster.affinity import Affinity, Key
 from engine.cluster.wire import Facts
+
+logger = logging.getLogger(__name__)
 
 AVOIDED_S = 30.0
 """Seconds for which a replica that was lost gets no request, if Serve still shows it."""
@@ -50,6 +54,7 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         self._affinity = Affinity(capacity)
         self._avoided: dict[str, float] = {}
         self._running: dict[str, int] = {}
+        self._watched: dict[int, asyncio.Future[Any]] = {}
         routers[self.app_name] = self
 
     @property
@@ -70,8 +75,10 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
             if (metadata := replica.replica_metadata) and "facts" in metadata
         }
 
-    def avoid(self, replica: str) -> None:
+    def avoid(self, replica: str, why: str) -> None:
         """That replica was lost: the next requests go elsewhere, if there is an elsewhere."""
+        if replica not in self._avoided:
+            logger.warning("%s: %s", self.app_name, why)
         self._avoided[replica] = time.monotonic() + AVOIDED_S
 
     async def choose_replicas(
@@ -91,9 +98,11 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         good = [name for name in names if name not in self._avoided]
         bad = [name for name in names if name in self._avoided]
         assert pending_request is not None
-        if not getattr(pending_request, "_watched", False):
-            pending_request._watched = True
-            pending_request.future.add_done_callback(lambda done: self._chosen(routed, done))
+        # A request that Serve sends again gets another future.
+        future = pending_request.future
+        if self._watched.get(pending_request.args[0]) is not future:
+            self._watched[pending_request.args[0]] = future
+            future.add_done_callback(partial(self._chosen, pending_request.args[0]))
         return [[by_name[name]] for name in (*good, *bad)]
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
@@ -110,8 +119,11 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         known = self.replica_queue_len_cache.get(replica.replica_id) or 0
         return max(known, self._running.get(replica.replica_id.unique_id, 0))
 
-    def _chosen(self, routed: Routed, done: asyncio.Future[Any]) -> None:
-        if done.cancelled() or done.exception() is not None:
+    def _chosen(self, number: int, done: asyncio.Future[Any]) -> None:
+        if self._watched.get(number) is done:
+            del self._watched[number]
+        routed = asked.get(number)
+        if done.cancelled() or done.exception() is not None or routed is None:
             return
         replica: RunningReplica = done.result()
         name = replica.replica_id.unique_id
