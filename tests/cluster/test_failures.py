@@ -84,9 +84,9 @@ async def test_questions_survive_the_death_of_a_node(engine_of, raylets):
 
 async def test_questions_survive_the_death_of_the_worker_of_a_replica(engine_of, model):
     async with engine_of("llama") as engine:
-        await engine.load("m", str(model), two(n_ctx=1024))
+        await engine.load("m", str(model), two(n_ctx=1024, share=False))
         await ready(engine, "m", 2)
-        async with Crowd(engine, "m", chat("word " * 500)) as crowd:
+        async with Crowd(engine, "m", chat("word " * 900, max_tokens=2)) as crowd:
             await crowd.admitted()
             for replica in processes("m"):
                 for worker in workers(replica):
