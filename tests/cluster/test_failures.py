@@ -86,7 +86,7 @@ async def test_questions_survive_the_death_of_the_worker_of_a_replica(engine_of,
     async with engine_of("llama") as engine:
         await engine.load("m", str(model), two(n_ctx=1024, share=False))
         await ready(engine, "m", 2)
-        async with Crowd(engine, "m", chat("word " * 900, max_tokens=2)) as crowd:
+        async with Crowd(engine, "m", chat("word " * 300, max_tokens=2)) as crowd:
             await crowd.admitted()
             for replica in processes("m"):
                 for worker in workers(replica):
