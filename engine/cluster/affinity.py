@@ -129,7 +129,7 @@ class Affinity:
         capacity: int,
         bound: float = 1.25,
         *,
-        waiting: int = 2048,
+        waiting: int = 512,
         recent: float = 300.0,
         marks: int = 262_144,
     ) -> None:
