@@ -41,7 +41,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         _lines(line[1], sizes, lambda row: row.nodes, lambda row: row.p95)
         _lines(line[2], loads, lambda row: row.load, lambda row: row.p95)
         load = sizes[0].load if sizes else 0
-        _label(line[0], f"{workload}: prompt tokens reused, %", f"nodes (load {load:g})")
+        _label(line[0], "prompt tokens reused, %", f"nodes (load {load:g})")
         _label(line[1], "first token, p95, seconds", f"nodes (load {load:g})")
         _label(line[2], "first token, p95, seconds", "load (100 nodes)")
         for axis in line[:2]:
@@ -50,6 +50,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             axis.set_xticks(nodes, [f"{count:,}" for count in nodes])
             axis.set_xticks([], minor=True)
         line[0].set_ylim(0, 100)
+        line[0].set_ylabel(workload, fontsize=11, color=INK)
         _seconds(line[1], line[2])
     lines, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="outside lower center", ncols=len(labels), frameon=False)
@@ -89,8 +90,7 @@ def _label(axis: Axes, title: str, across: str) -> None:
 
 def _seconds(*axes: Axes) -> None:
     """One logarithmic scale for all of them."""
-    low = min(axis.get_ylim()[0] if axis.get_ylim()[0] > 0 else 1 for axis in axes)
-    low = min([low, *(min(line.get_ydata()) for axis in axes for line in axis.get_lines())])
+    low = min(min(line.get_ydata()) for axis in axes for line in axis.get_lines())
     high = max(max(line.get_ydata()) for axis in axes for line in axis.get_lines())
     steps = [step for step in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if low / 2 < step < high * 2]
     for axis in axes:

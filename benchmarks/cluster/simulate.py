@@ -34,7 +34,7 @@ LOAD = {Chats: 1.6, Documents: 1.0}
 
 SWEEP = (0.4, 0.8, 1.2, 1.6, 2.0, 2.4, 2.8)
 
-SIZE, LOADS, BRIDGES, SCALING = "nodes", "load", "bridges", "autoscaling"
+SIZE, LOADS, BRIDGES, SCALING, HASTY = "nodes", "load", "bridges", "autoscaling", "hasty"
 """The tables, by what is varied."""
 
 HEADS = {
@@ -42,6 +42,7 @@ HEADS = {
     LOADS: "More load (100 nodes, 10 bridges)",
     BRIDGES: "More bridges (100 nodes)",
     SCALING: "Autoscaling: from a fifth of the load to all of it and back in ten minutes",
+    HASTY: "The same where replicas go after a minute (downscale_delay_s=60) and not after five",
 }
 
 
@@ -109,17 +110,22 @@ def runs(quick: bool) -> Iterable[tuple[str, Run, int]]:
             for bridges in (1, 10, 100):
                 yield BRIDGES, Run(kind, policy, 100, LOAD[kind], bridges=bridges), 3
     for nodes, seeds in ((10, 3), (100, 2), (1000, 1)):
-        placement = Placement(
-            min_replicas=max(nodes // 10, 1), max_replicas=nodes, target_ongoing_requests=4,
-            downscale_delay_s=60,
-        )  # fmt: skip
         for policy in POLICIES:
             if nodes < 1000 or policy in ("two choices", "affinity"):
-                run = Run(
-                    Chats, policy, nodes, LOAD[Chats], warm=30, counted=540, swing=0.8,
-                    placement=placement,
-                )  # fmt: skip
-                yield SCALING, run, seeds
+                yield SCALING, _scaled(policy, nodes, Placement().downscale_delay_s), seeds
+    for nodes, seeds in ((10, 3), (100, 2)):
+        for policy in ("two choices", "least loaded", "affinity"):
+            yield HASTY, _scaled(policy, nodes, 60), seeds
+
+
+def _scaled(policy: str, nodes: int, downscale_delay_s: float) -> Run:
+    placement = Placement(
+        min_replicas=max(nodes // 10, 1), max_replicas=nodes, target_ongoing_requests=4,
+        downscale_delay_s=downscale_delay_s,
+    )  # fmt: skip
+    return Run(
+        Chats, policy, nodes, LOAD[Chats], warm=30, counted=540, swing=0.8, placement=placement
+    )
 
 
 def simulate(quick: bool = False) -> list[Row]:
@@ -142,7 +148,7 @@ def tables(rows: Sequence[Row]) -> str:
     for table, title in HEADS.items():
         of_it = [row for row in rows if row.table == table]
         if of_it:
-            parts.append(f"### {title}\n\n" + _table(of_it, scaled=table == SCALING))
+            parts.append(f"### {title}\n\n" + _table(of_it, scaled=table in (SCALING, HASTY)))
     return "\n\n".join(parts) + "\n"
 
 
