@@ -25,6 +25,7 @@ import socket
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 
 import ray
 from ray._private import worker
@@ -110,6 +111,8 @@ class Gateway:
         while data := await reader.read(1 << 16):
             for body in unframer.feed(data):
                 self._take(wire.unpack_command(body))
+        # What still runs is cancelled now; that Ray misses our loop then concerns nobody.
+        logging.disable(logging.CRITICAL)
 
     def _take(self, command: wire.Command) -> None:
         match command:
@@ -135,7 +138,7 @@ class Gateway:
 
     async def _ask(self, ask: wire.Ask) -> None:
         try:
-            handle = await self._models.handle(ask.name)
+            handle = partial(self._models.handle, ask.name)
             await Asking(ask, handle, self._link, lambda: len(self._askings)).run()
         except Exception as error:
             self._link.tell(frames.Failed(ask.id, _told(error)))
@@ -253,6 +256,7 @@ def main(address: str, engine: str, worker_timeout: str, fd: str) -> None:
     """Run one, and end with the bridge."""
     with socket.socket(fileno=int(fd)) as sock:
         asyncio.run(_main(sock, address, engine, float(worker_timeout)))
+    os._exit(0)  # at once: Ray takes seconds to leave the cluster in good order
 
 
 if __name__ == "__main__":

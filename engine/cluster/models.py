@@ -73,8 +73,9 @@ class Models:
 
     async def handle(self, name: str) -> DeploymentHandle:
         """What asks that model. Raises `EngineError` if there is none."""
-        if name not in self._models:
-            await self.refresh()
+        found = router.routers.get(application(name))
+        if name not in self._models or found is None or not found.curr_replicas:
+            await self.refresh()  # it may have gone, or be another by now
         if name not in self._models:
             raise EngineError(f"no model {name} is loaded")
         return self._models[name].handle

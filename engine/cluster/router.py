@@ -22,8 +22,9 @@ from engine.cluster.wire import Facts
 
 logger = logging.getLogger(__name__)
 
-AVOIDED_S = 30.0
-"""Seconds for which a replica that was lost gets no request, if Serve still shows it."""
+AVOIDED_S = 15.0
+"""Seconds for which a replica that was lost gets no request, if Serve still shows it; one whose
+engine was lost gets those that no other can take."""
 
 _facts = msgspec.msgpack.Decoder(Facts)
 
@@ -52,7 +53,7 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
     def initialize_state(self, capacity: int) -> None:
         """capacity: bytes of prompts whose computation a replica keeps, about."""
         self._affinity = Affinity(capacity)
-        self._avoided: dict[str, float] = {}
+        self._avoided: dict[str, tuple[float, bool]] = {}
         self._running: dict[str, int] = {}
         self._watched: dict[int, asyncio.Future[Any]] = {}
         routers[self.app_name] = self
@@ -62,11 +63,6 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         """See above."""
         return False
 
-    def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        """Serve tells of the replicas that run."""
-        super().update_replicas(replicas)
-        self._affinity.replicas(replica.replica_id.unique_id for replica in replicas)
-
     def facts(self) -> dict[str, tuple[str, Facts]]:
         """Of the replicas that run, by their ids: Ray's ids of their nodes, and what they say."""
         return {
@@ -75,11 +71,11 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
             if (metadata := replica.replica_metadata) and "facts" in metadata
         }
 
-    def avoid(self, replica: str, why: str) -> None:
-        """That replica was lost: the next requests go elsewhere, if there is an elsewhere."""
+    def avoid(self, replica: str, why: str, *, gone: bool) -> None:
+        """A request was lost there: the next ones go elsewhere. gone: or wait for an elsewhere."""
         if replica not in self._avoided:
             logger.warning("%s: %s", self.app_name, why)
-        self._avoided[replica] = time.monotonic() + AVOIDED_S
+        self._avoided[replica] = time.monotonic() + AVOIDED_S, gone
 
     async def choose_replicas(
         self,
@@ -87,23 +83,28 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
         """See `ray.serve.request_router.RequestRouter`."""
-        by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         routed = asked.get(pending_request.args[0]) if pending_request is not None else None
         if routed is None:  # a broadcast, or nobody's any more
             return [candidate_replicas]
         now = time.monotonic()
-        self._avoided = {name: until for name, until in self._avoided.items() if until > now}
+        self._avoided = {name: one for name, one in self._avoided.items() if one[0] > now}
+        by_name = {
+            name: replica
+            for replica in candidate_replicas
+            if not self._avoided.get(name := replica.replica_id.unique_id, (0.0, False))[1]
+        }
+        self._affinity.replicas(by_name)
         loads = {name: self._load(replica) for name, replica in by_name.items()}
-        names = [name for name in self._affinity.choose(routed.key, loads, now) if name in by_name]
-        good = [name for name in names if name not in self._avoided]
-        bad = [name for name in names if name in self._avoided]
+        names = self._affinity.choose(routed.key, loads, now)
+        # Those whose engine was lost come last.
+        names.sort(key=self._avoided.__contains__)
         assert pending_request is not None
         # A request that Serve sends again gets another future.
         future = pending_request.future
         if self._watched.get(pending_request.args[0]) is not future:
             self._watched[pending_request.args[0]] = future
             future.add_done_callback(partial(self._chosen, pending_request.args[0]))
-        return [[by_name[name]] for name in (*good, *bad)]
+        return [[by_name[name]] for name in names]
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """Serve tells that a request that was sent has ended, however."""

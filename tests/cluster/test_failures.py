@@ -144,6 +144,19 @@ async def test_a_cancelled_answer_ends_at_its_replica(engine_of):
         await engine.free("m")
 
 
+async def test_the_answers_of_a_bridge_that_was_killed_end_at_their_replicas(engine_of):
+    async with engine_of("echo:5") as first, engine_of("echo:5") as second:
+        await first.load("m", "m", LoadOptions())
+        await ready(second, "m", 1)
+        async with first.generate("m", chat("word " * 500)) as answer:
+            await anext(aiter(answer))
+            await until(lambda: asked(second, "m") == 1)
+            for gateway in gateways():
+                gateway.kill()
+            await until(lambda: asked(second, "m") == 0)
+        await second.free("m")
+
+
 async def test_a_load_that_cannot_be_says_why_and_leaves_nothing(engine_of, tmp_path, model):
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(model.read_bytes()[:1_000_000])
