@@ -8,12 +8,16 @@ clients that send their history each time, and prompts that begin with the same 
 The rule: the replica with the least cost, in bytes of prompt, which is what it has to compute of
 this one and `waiting` for each request that is there already. A conversation returns to its home
 as long as that is cheapest; every other request keeps out of replicas that are home to more than
-their share. Where costs are equal the first on a ring from the hash of the prompt's beginning is
-taken (consistent hashing, which finds its place in one look where rendezvous hashing asks every
-replica), so that bridges that know nothing of each other agree where a system prompt lives.
+their share.
 
-Pure: no Ray, no clock (`now` is passed in, in seconds), no chance. A thousand replicas cost some
-tens of microseconds. One model has one `Affinity`.
+Of many replicas only some are looked at: those that hold the prompt's beginning, and a few on a
+ring from its hash (consistent hashing, which finds its place in one look where rendezvous hashing
+asks every replica). There bridges that know nothing of each other find the same place for a system
+prompt. They must not all look for the least loaded of all: their news is a second old, so they
+would all find the same one (`python -m benchmarks.cluster.simulate` showed it).
+
+Pure: no Ray, no clock (`now` is passed in, in seconds), no chance. A choice takes some tens of
+microseconds, however many replicas there are. One model has one `Affinity`.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import chain, repeat
+from itertools import chain, islice
 from math import ceil
 
 import msgspec
@@ -43,8 +47,9 @@ TURNS = 1024
 NARROW = 16
 """Replicas that hold a beginning, up to which each of them is looked at."""
 
-LOOKS = 64
-"""Replicas looked at, the least loaded first, for one that holds what many hold."""
+LOOKS = 8
+"""Replicas that are looked at of those that hold what many hold, of those that others would choose,
+and of those that nothing speaks for."""
 
 FALLBACKS = 3
 """Names that `Affinity.choose` gives besides the best."""
@@ -118,9 +123,10 @@ class Affinity:
     capacity: bytes of prompts that a replica's KV cache is assumed to hold (four for each cell of
     it, or so). bound: how many times the average of conversations a replica is home to, before it
     gets no new ones; one more than that, rounded up, is allowed. waiting: bytes of prompt whose
-    computation costs as much as one more request that is there already. recent: seconds after its
-    last request for which a conversation counts. marks: cuts remembered in all, each about 350
-    bytes of memory.
+    computation costs as much as one more request that is there already; with more, conversations
+    move more often, and moving makes work (`benchmarks.cluster`). recent: seconds after its last
+    request for which a conversation counts. marks: cuts remembered in all, each about 300 bytes of
+    memory.
     """
 
     def __init__(
@@ -128,7 +134,7 @@ class Affinity:
         capacity: int,
         bound: float = 1.25,
         *,
-        waiting: int = 2048,
+        waiting: int = 512,
         recent: float = 300.0,
         marks: int = 262_144,
     ) -> None:
@@ -141,9 +147,9 @@ class Affinity:
         # In the order of their hashes.
         self._ring: tuple[str, ...] = ()
         self._points: list[int] = []
-        # What each replica holds that was sent anything: the mark of a cut, and the bytes from the cut before it. A prompt
-        # is put in from its end to its beginning, so what goes first, the oldest, never leaves a
-        # gap: a replica that has a cut has all that stand before it.
+        # What each replica holds that was sent anything: the mark of a cut, and the bytes from the
+        # cut before it. A prompt is put in from its end to its beginning, so what goes first, the
+        # oldest, never leaves a gap: a replica that has a cut has all that stand before it.
         self._held: dict[str, OrderedDict[int, int]] = {}
         self._bytes: Counter[str] = Counter()
         # The same the other way round. Nearly all have one holder, and a tuple is small.
@@ -195,36 +201,22 @@ class Affinity:
                         there = self.waiting * load.get(name, 0)
                         costs[name] = key.size - key.ends[wide] + there
             wide -= 1
-        least = min(costs.values(), default=None)
-        needed = key.size - (key.ends[wide] if wide >= 0 else 0)
 
-        # All others, the least loaded first, until none of them can be better.
-        spare = []
-        by_load = self._by_load(load, key.marks[0])
-        for looks, name in enumerate(by_load):
-            there = self.waiting * load.get(name, 0)
-            if least is not None and (there + needed >= least or looks == LOOKS):
-                spare.append(name)
-                break
-            if name in costs:
-                continue
-            if name != home and homes[name] >= most:
-                spare.append(name)
-                continue
-            held = self._held.get(name, ())
-            shared = next((key.ends[i] for i in range(wide, -1, -1) if key.marks[i] in held), 0)
-            costs[name] = key.size - shared + there
-            least = costs[name] if least is None else min(least, costs[name])
+        for name in self._others(key, wide):
+            if name not in costs and (name == home or homes[name] < most):
+                held = self._held.get(name, ())
+                shared = next((key.ends[i] for i in range(wide, -1, -1) if key.marks[i] in held), 0)
+                costs[name] = key.size - shared + self.waiting * load.get(name, 0)
         ranked = sorted(costs, key=costs.__getitem__)[: FALLBACKS + 1]
-        for name in chain(spare, by_load):
-            if len(ranked) > FALLBACKS:
-                break
-            if name not in costs:
-                ranked.append(name)
+        if len(ranked) <= FALLBACKS:
+            rest = [name for name in self._from(key.marks[-1]) if name not in costs]
+            if not ranked:
+                rest.sort(key=lambda name: homes[name] >= most)
+            ranked += rest[: FALLBACKS + 1 - len(ranked)]
         return ranked
 
     def routed(self, key: Key, replica: str, now: float) -> None:
-        """A prompt went there, and will be in its cache. Raises nothing for one that is gone."""
+        """A prompt went there, and will be in its cache; nothing happens for one that is gone."""
         if replica not in self._names:
             return
         held = self._held.setdefault(replica, OrderedDict())
@@ -271,20 +263,24 @@ class Affinity:
         """The one that this prompt is the next turn of: by the last cut of its last prompt."""
         return next((mark for mark in reversed(key.marks) if mark in self._conversations), None)
 
-    def _by_load(self, load: Mapping[str, int], start: int) -> Iterator[str]:
-        """The replicas, the least loaded first; of equals in the order of the ring from there."""
-        ring = self._ring
-        loads = list(map(load.get, ring, repeat(0)))
-        first = bisect_left(self._points, start)
-        for level in sorted(set(loads)):
-            for begin, end in ((first, len(ring)), (0, first)):
-                at = begin - 1
-                while True:
-                    try:
-                        at = loads.index(level, at + 1, end)
-                    except ValueError:
-                        break
-                    yield ring[at]
+    def _others(self, key: Key, wide: int) -> Iterable[str]:
+        """Replicas to look at besides those that few are: some of the many that hold the cut
+        ``wide``; some that other bridges would choose for what comes after it; and some for this
+        prompt alone. All there are, where they are not many."""
+        fresh = self._from(key.marks[min(wide + 1, len(key.marks) - 1)])
+        if len(self._ring) <= 2 * LOOKS:
+            return fresh
+        own = islice(self._from(key.marks[-1]), LOOKS)
+        if wide < 0:
+            return chain(islice(fresh, LOOKS), own)
+        holders = self._holders[key.marks[wide]]
+        at = key.marks[-1] % len(holders)
+        return chain(holders[at : at + LOOKS], islice(fresh, LOOKS), own)
+
+    def _from(self, point: int) -> Iterator[str]:
+        """The replicas in the order of the ring from there."""
+        at = bisect_left(self._points, point)
+        return chain(islice(self._ring, at, None), islice(self._ring, at))
 
     def _forget_oldest(self, replica: str) -> None:
         mark, size = self._held[replica].popitem(last=False)

@@ -180,12 +180,16 @@ def offered(tmp_path):
 
 
 def test_engines_and_shells_are_named(offered):
-    assert offered("llambo serve --engine ") == ["llama", "echo"]
+    assert offered("llambo serve --engine ") == ["llama", "echo", "ray"]
     assert offered("llambo completion ") == ["bash", "zsh", "fish"]
 
 
 def test_a_name_that_is_no_models_gets_none(offered, models):
-    assert offered("llambo serve --engine ", LLAMBO_SOCKET=models.socket) == ["llama", "echo"]
+    assert offered("llambo serve --engine ", LLAMBO_SOCKET=models.socket) == [
+        "llama",
+        "echo",
+        "ray",
+    ]
     assert offered("llambo mount -a ", LLAMBO_SOCKET=models.socket) == []
 
 
@@ -202,6 +206,7 @@ def test_settings_are_named_with_the_words_that_they_take(offered):
     assert offered("llambo ask -p overflow=") == ["overflow=stop", "overflow=slide"]
     assert offered("llambo load -o flash") == ["flash_attn=auto", "flash_attn=on", "flash_attn=off"]
     assert offered("llambo load -o n_c") == ["n_ctx=", "n_cells="]
+    assert offered("llambo load -o m") == ["min_replicas=", "max_replicas="]
 
 
 def test_options_come_when_a_dash_is_typed(offered):
