@@ -4,6 +4,8 @@
 # make bench-peer      measures the bridge against llama-server, about 25 minutes; the first
 #                      time it builds llama-server (LLAMBO_PEER=FILE takes one that there is)
 # make bench-overhead  what the bridge itself costs, per request and per token
+# make test-cluster   the tests that start a Ray cluster of three nodes here, about 5 minutes
+# make bench-cluster  measures that cluster against one machine, about 10 minutes
 # make fuzz   10 million hostile frames against the server, about 10 minutes
 # make wheel  builds dist/llambo-VERSION-py3-none-any.whl
 # make soak   mixed clients, some of them killed, for ten minutes
@@ -36,6 +38,17 @@ test: .venv/.test
 	$(BIN)/mypy -p benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+# Ray takes half a gigabyte: only what needs it installs it.
+.venv/.cluster: .venv/.test
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[cluster]'
+	touch $@
+
+test-cluster: .venv/.cluster
+	LLAMBO_CLUSTER=1 $(BIN)/pytest tests/cluster
+
+bench-cluster: .venv/.cluster .venv/.bench
+	$(BIN)/python -m benchmarks.cluster.run
 
 bench: .venv/.run
 	$(BIN)/python -m benchmarks.run
@@ -83,4 +96,4 @@ soak: .venv/.run
 clean:
 	rm -rf .venv .peer *.egg-info build dist
 
-.PHONY: all run test bench bench-peer bench-overhead fuzz wheel soak clean
+.PHONY: all run test test-cluster bench bench-cluster bench-peer bench-overhead fuzz wheel soak clean

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVarTuple
 
+import msgspec
 import trio
 
 from ctl import __version__
@@ -116,6 +117,8 @@ class Bridge:
             self._nursery.start_soon(self.sessions.expire)
             self.start(self.requests.tell_all)
             self.start(self.catalog.watch, self._watching)
+            if self.cluster is not None:
+                self.start(self._follow, self.cluster)
             try:
                 yield
             finally:
@@ -152,6 +155,8 @@ class Bridge:
         """
         if self.draining:
             raise Error("busy: the bridge is shutting down")
+        if self.cluster is not None:
+            await self._adopt(await self.cluster.there())
         name, found = await self._find(wanted, anywhere=anywhere)
         before = self._loads.get(name)
         if options is None:
@@ -194,6 +199,26 @@ class Bridge:
         if not found.path:
             raise Error(NOT_LOADED.format(found.name[:48]))  # FREE came in between
         return self._free_name(found), found
+
+    async def _follow(self, cluster: Cluster) -> None:
+        """Have what the cluster has: models are loaded and freed by other bridges, too."""
+        before: Iterable[str] = ()
+        while True:
+            there = await cluster.changed()
+            for name in before:
+                if name not in there:
+                    self._forget(name)
+            await self._adopt(there)
+            before = there.keys()
+
+    async def _adopt(self, there: Mapping[str, tuple[str, LoadOptions]]) -> None:
+        """Take up models that are loaded in a cluster already, as they are."""
+        new = [name for name in there if name not in self._loads]
+        paths = [there[name][0] for name in new]
+        real = await trio.to_thread.run_sync(lambda: [*map(os.path.realpath, paths)])
+        for name, path in zip(new, real, strict=True):
+            self._loads.setdefault(name, Loaded(there[name][0], path, there[name][1]))
+            self.default_model = self.default_model or name
 
     def _answering(self, name: str) -> bool:
         return any(
@@ -299,7 +324,8 @@ class Bridge:
 
     def status(self, session: Session) -> Status:
         """What `status` says. Never waits."""
-        model = session.model_status()
+        # Of a thousand replicas `model` tells: `status` is what programs read again and again.
+        model = msgspec.structs.replace(session.model_status(), replicas=msgspec.UNSET)
         return Status("ok", model_message(model), session.status(), model, self.bridge_status())
 
     def bridge_status(self) -> BridgeStatus:

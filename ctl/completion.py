@@ -178,6 +178,10 @@ def _load_options(prefix: str, args: argparse.Namespace) -> Iterator[str]:
         yield from [f"{name}="] if value.isupper() else [f"{name}={v}" for v in value.split("|")]
 
 
+def _engines(prefix: str, args: argparse.Namespace) -> list[str]:
+    return ["llama", "echo", "ray", *engines()]
+
+
 _KINDS: dict[str, Values] = {
     "ADDRESS": _addresses,
     "DIR": partial(_files, wanted=_no_file),
@@ -192,7 +196,7 @@ _PAIRS: dict[str, Values] = {
     "NAME=N": _load_options,
     "NAME=VALUE": _settings,
     "REPO[:FILE]": _none,
-    "llama|echo[:RATE]|NAME[:ARGUMENT]": lambda prefix, args: ["llama", "echo", *engines()],
+    "llama|echo[:RATE]|ray[:HOST:PORT][/ENGINE]|NAME[:ARGUMENT]": _engines,
     "[ADDRESS] [MODEL]": lambda prefix, args: [*_models(prefix, args), *_addresses(prefix, args)],
 }
 """Metavars that mean something as a whole: of FREE a path is none, and an engine is no model."""

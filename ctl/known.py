@@ -54,18 +54,25 @@ class Known:
             return None
         return KnownModel(**msgspec.structs.asdict(status), sessions=self._bridge.users(name))
 
-    def _room_now(self) -> int:
-        """`Engine.room`, as it was a moment ago: who lists the models asks for every one."""
+    def _room_now(self) -> int | None:
+        """`Engine.room`, as it was a moment ago: who lists the models asks for every one. None
+        where it is not known."""
         if trio.current_time() - self._measured >= FRESH:
             self._room, self._measured = self._bridge.engine.room(), trio.current_time()
-        return self._room
+        # A cluster may not be reached yet, and may get machines when they are asked for.
+        return self._room or (None if self._bridge.cluster is not None else 0)
 
 
 def listed(
-    name: str, entry: Entry, status: ModelStatus | None, engine: str, room: int, sessions: int = 0
+    name: str,
+    entry: Entry,
+    status: ModelStatus | None,
+    engine: str,
+    room: int | None,
+    sessions: int = 0,
 ) -> KnownModel:
     """A model of the catalog. status: what the engine says of it, if it knows it. room: bytes of
-    memory that there are."""
+    memory that there are; None where that is not known."""
     facts, header = entry.facts, entry.facts.header
     if status is None:
         status = ModelStatus(
@@ -87,7 +94,7 @@ def listed(
         type=header.kind,
         source=entry.source.title,
         needs_bytes=_number(facts.needs),
-        fits=facts.needs <= room if could_be else None,
+        fits=facts.needs <= room if could_be and room is not None else None,
     )
 
 

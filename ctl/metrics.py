@@ -9,14 +9,14 @@ anything. Names follow prometheus.io's "Metric and label naming".
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import prometheus_client
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ctl import __version__
-from engine.api import Usage
+from engine.api import Cluster, ReplicaState, Usage
 
 if TYPE_CHECKING:
     from ctl.bridge import Bridge
@@ -143,6 +143,8 @@ class _State(Collector):
         yield from self._all_tokens()
         yield from self._load()
         yield from self._all_models()
+        if self._bridge.cluster is not None:
+            yield from self._cluster(self._bridge.cluster)
 
     def _all_tokens(self) -> Iterator[Metric]:
         running: dict[str, int] = {}
@@ -208,6 +210,23 @@ class _State(Collector):
             (CounterMetricFamily, "worker_restarts", "How often its worker died.", self._restarts),
         ):
             yield _labelled(family, f"llambo_{name}", text, ["model"], values)
+
+    def _cluster(self, cluster: Cluster) -> Iterator[Metric]:
+        alive = sum(node.alive for node in cluster.nodes())
+        yield GaugeMetricFamily("llambo_nodes", "Machines of the cluster that are alive.", alive)
+        replicas: dict[Labels, int] = {}
+        for model in self._bridge.engine.models():
+            label = self._metrics.label(model.name)
+            # One that is in no replica is a 0 on a graph, and no gap.
+            for state in get_args(ReplicaState):
+                replicas.setdefault((label, state), 0)
+            for replica in model.replicas or ():
+                of = (label, replica.state)
+                replicas[of] = replicas.get(of, 0) + 1
+        yield _labelled(
+            GaugeMetricFamily, "llambo_replicas", "Processes that answer with a model.",
+            ["model", "state"], replicas,
+        )  # fmt: skip
 
 
 def _labelled(

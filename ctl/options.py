@@ -42,8 +42,10 @@ def add_options(serve: argparse.ArgumentParser) -> None:
         "the caches of other programs",
     )  # fmt: skip
     what.add_argument(
-        "--engine", default="llama", metavar="llama|echo[:RATE]|NAME[:ARGUMENT]",
-        help="what answers; NAME is of one that another package brings (default: %(default)s)",
+        "--engine", default="llama",
+        metavar="llama|echo[:RATE]|ray[:HOST:PORT][/ENGINE]|NAME[:ARGUMENT]",
+        help="what answers; ray runs llama, or ENGINE, on the machines of a Ray cluster; NAME is "
+        "of one that another package brings (default: %(default)s)",
     )  # fmt: skip
     what.add_argument(
         "--max-models", type=POSITIVE, default=MAX_MODELS, metavar="N",

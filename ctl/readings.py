@@ -30,8 +30,15 @@ class SessionState(msgspec.Struct, frozen=True):
     turns: int
 
 
+class ReplicaState(msgspec.Struct, frozen=True):
+    """One of a model's ``replicas``."""
+
+    state: str
+
+
 class ModelState(msgspec.Struct, frozen=True):
-    """What a file of `models/` says. progress: 0 to 1. memory_bytes: of its worker."""
+    """What a file of `models/` says. progress: 0 to 1. memory_bytes: of its worker. replicas: none
+    where it runs on no cluster."""
 
     name: str
     state: str
@@ -39,6 +46,20 @@ class ModelState(msgspec.Struct, frozen=True):
     error: str | None = None
     memory_bytes: int | None = None
     restarts: int = 0
+    replicas: tuple[ReplicaState, ...] = ()
+
+
+class NodeState(msgspec.Struct, frozen=True):
+    """What a file of `nodes/` says. resources, used: as Ray counts them."""
+
+    name: str
+    address: str = ""
+    alive: bool = True
+    resources: dict[str, float] = {}
+    used: dict[str, float] = {}
+    running: int = 0
+    queued: int = 0
+    tokens_per_second: float = 0.0
 
 
 class BridgeState(msgspec.Struct, frozen=True):
@@ -75,7 +96,7 @@ class UsageFile(msgspec.Struct, frozen=True):
     total: Totals
 
 
-Shape = TypeVar("Shape", StatusFile, UsageFile, ModelState)
+Shape = TypeVar("Shape", StatusFile, UsageFile, ModelState, NodeState)
 
 
 def parse(text: bytes, shape: type[Shape]) -> Shape:
@@ -146,7 +167,7 @@ class Reading:
     """What the files said. when: seconds, of a clock that only goes on. models: those that are
     loaded, or were to be. loadable, more: models that only can be loaded, sessions that are not
     among the rows. metrics: None where the bridge has no such file. rpcs: what this reading took
-    of the bridge."""
+    of the bridge. nodes: of a cluster; more_nodes: those that were not read."""
 
     when: float
     status: StatusFile
@@ -156,6 +177,8 @@ class Reading:
     more: int = 0
     metrics: Metrics | None = None
     rpcs: int = 0
+    nodes: tuple[NodeState, ...] = ()
+    more_nodes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

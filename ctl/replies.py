@@ -123,7 +123,7 @@ class BridgeStatus(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What the `status` file says."""
+    """What the `status` file says. model: without its replicas."""
 
     status: str
     message: str

@@ -61,17 +61,26 @@ class Layout:
     spark: int
     gap: int
     models: int
+    nodes: int
     sessions: int
 
 
-def layout(height: int, models: int) -> Layout:
-    """How ``height`` lines are divided, with so many models."""
+def layout(height: int, models: int, nodes: int = 0) -> Layout:
+    """How ``height`` lines are divided, with so many models and nodes of a cluster."""
     spark, gap = (_TALL_SPARK, 1) if height >= _TALL else (1, 0)
     # The head and a line for what is wrong; the facts; of each other part the title and a line
     # above it, which for the sessions tells of models that are not shown.
     rest = height - (2 + _FACTS + 2 + spark + 2 + gap + 2)
-    rows = max(1, min(models, rest // 2))
-    return Layout(spark, gap, rows, max(1, rest - rows))
+    # The title of the nodes, and the line that tells of those that are not shown.
+    rest -= 2 if nodes else 0
+    rows = max(1, min(models, rest // (3 if nodes else 2)))
+    node_rows = max(1, min(nodes, (rest - rows) // 2)) if nodes else 0
+    return Layout(spark, gap, rows, node_rows, max(1, rest - rows - node_rows))
+
+
+def known_nodes(reading: Reading) -> int:
+    """How many nodes the cluster has, shown or not."""
+    return len(reading.nodes) + reading.more_nodes
 
 
 def draw(view: View, width: int, height: int, *, ascii_only: bool = False) -> Group:
@@ -81,7 +90,7 @@ def draw(view: View, width: int, height: int, *, ascii_only: bool = False) -> Gr
     corner = Text(view.corner, "dim")
     if reading is None:
         return Group(_ends(Text(f"llambo, at {plain(view.where)}"), corner, width), notice)
-    parts = layout(height, len(reading.models))
+    parts = layout(height, len(reading.models), known_nodes(reading))
     spark = _sparkline(view, width, parts.spark, _ASCII_BLOCKS if ascii_only else _BLOCKS)
     return Group(
         _ends(_head(view, reading), corner, width),
@@ -92,6 +101,7 @@ def draw(view: View, width: int, height: int, *, ascii_only: bool = False) -> Gr
         Text(),
         _models(reading, view.track, parts.models),
         _other_models(reading, parts.models),
+        *_nodes(reading, parts.nodes),
         *[Text()] * parts.gap,
         _sessions(reading, parts.sessions),
     )
@@ -224,22 +234,29 @@ def _block(level: int | None, below: int, blocks: str) -> str:
 
 
 def _models(reading: Reading, track: Track, rows: int) -> Table:
-    table = _table(
-        _names("MODEL"),
-        _words("STATE"),
-        *map(_numbers, ("MEMORY", "TOKENS/S", "RUNNING", "RESTARTS")),
-    )
+    # Only a cluster has replicas.
+    replicas = ["REPLICAS"] if any(model.replicas for model in reading.models) else []
+    titles = (*replicas, "MEMORY", "TOKENS/S", "RUNNING", "RESTARTS")
+    table = _table(_names("MODEL"), _words("STATE"), *map(_numbers, titles))
     by_model = track.rates.by_model if track.rates else None
     for model in reading.models[:rows]:
         table.add_row(
             _name(model.name),
             _state(model.state, model.progress),
+            *([_replicas(model)] if replicas else []),
             size(model.memory_bytes),
             number(None if by_model is None else by_model.get(model.name, 0.0)),
             number(_running(reading, model)),
             number(model.restarts),
         )
     return table
+
+
+def _replicas(model: ModelState) -> str:
+    """How many there are, and before it how many of them can answer, where not all can."""
+    ready = sum(each.state == "ready" for each in model.replicas)
+    there = len(model.replicas)
+    return number(there) if ready == there else f"{number(ready)}/{number(there)}"
 
 
 def _running(reading: Reading, model: ModelState) -> float | None:
@@ -257,6 +274,30 @@ def _other_models(reading: Reading, rows: int) -> Text:
     texts = [f"{more} more"] if more else []
     texts += [f"{loadable} {'more ' if not more else ''}can be loaded"] if loadable else []
     return Text(f"… {', '.join(texts)}" if texts else "", "dim", no_wrap=True, overflow="ellipsis")
+
+
+def _nodes(reading: Reading, rows: int) -> list[RenderableType]:
+    """The nodes of a cluster, and how many more there are; nothing where it is none."""
+    if not rows:
+        return []
+    table = _table(
+        _names("NODE"),
+        _words("ADDRESS"),
+        *map(_numbers, ("CPUS", "RUNNING", "QUEUED", "TOKENS/S")),
+    )
+    shown = reading.nodes[:rows]
+    for node in shown:
+        cpus = f"{number(node.used.get('CPU', 0.0))}/{number(node.resources.get('CPU', 0.0))}"
+        table.add_row(
+            _name(node.name),
+            _name(node.address),
+            Text(cpus) if node.alive else Text("lost", "red"),
+            number(node.running),
+            number(node.queued),
+            number(node.tokens_per_second),
+        )
+    more = known_nodes(reading) - len(shown)
+    return [table, Text(f"… {more} more" if more else "", "dim")]
 
 
 def _sessions(reading: Reading, rows: int) -> RenderableType:

@@ -38,7 +38,9 @@ def show_status(files: Files, *, as_json: bool) -> None:
         console.out(text, end="")
         return
     status: Json = msgspec.json.decode(text)
-    bridge, session, model = status["bridge"], status["session"], status["model"]
+    bridge, session = status["bridge"], status["session"]
+    # Only this file has the replicas.
+    model: Json = msgspec.json.decode(files.read("model"))
     lines = bridge["line_connections"]
     rows = [
         (
@@ -68,6 +70,7 @@ def _describe(model: Json) -> str:
     facts = [f"{model['name']}, {model['state']}"]
     if model["state"] == "loading":
         facts[0] += f" {model['progress']:.0%}"
+    facts += filter(None, [_replicas(model)])
     if model["parameters"]:
         facts.append(f"{model['parameters'] / 1e6:.0f} M parameters")
     facts += filter(None, [model["quantization"]])
@@ -124,8 +127,19 @@ def _show(models: Iterable[Json], *, long: bool) -> None:
 
 def _state(model: Json) -> str:
     """Of a model that is not loaded, whether it could be."""
-    known = model["state"] == "none"
-    return {True: "fits", False: "too large"}.get(model["fits"], "" if known else model["state"])
+    if model["state"] == "none":
+        return {True: "fits", False: "too large"}.get(model["fits"], "")
+    return ", ".join(filter(None, [model["state"], _replicas(model)]))
+
+
+def _replicas(model: Json) -> str:
+    """How many there are; of a model that runs on no cluster nothing."""
+    states = [replica["state"] for replica in model.get("replicas", ())]
+    if not states:
+        return ""
+    ready, there = states.count("ready"), len(states)
+    count = f"{there}" if ready == there else f"{ready} of {there}"
+    return f"{count} replica" + ("s" if there != 1 else "")
 
 
 def _architecture(model: Json) -> str:

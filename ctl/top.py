@@ -31,8 +31,8 @@ from rich.live import Live
 from ctl.address import CommandError, NoBridge, default_socket
 from ctl.client import Files
 from ctl.readings import History, Reading, Track
-from ctl.screen import View, draw, layout
-from ctl.watch import Watch
+from ctl.screen import View, draw, known_nodes, layout
+from ctl.watch import NODES, Watch
 
 PATIENCE = 3.0
 """Seconds beyond the interval after which a bridge that says nothing is said to hang."""
@@ -70,10 +70,10 @@ def top(address: str | None, interval: float, count: int | None, *, text: bool) 
 
 def _print(watch: Watch, where: str, interval: float, count: int) -> int:
     console, track = Console(highlight=False), Track(History(interval))
-    track.add(watch.reading(_rows(console, track)))
+    track.add(watch.reading(*_rows(console, track)))
     for _ in range(count):
         time.sleep(interval)
-        track.add(watch.reading(_rows(console, track)))
+        track.add(watch.reading(*_rows(console, track)))
         _print_screen(console, View(track, where, time.monotonic(), _clock()))
     return 0
 
@@ -87,10 +87,12 @@ def _print_screen(console: Console, view: View) -> None:
     sys.stdout.flush()
 
 
-def _rows(console: Console, track: Track) -> int:
-    """Lines for sessions."""
-    models = len(track.last.models) if track.last is not None else 1
-    return layout(console.height, models).sessions
+def _rows(console: Console, track: Track) -> tuple[int, int]:
+    """Lines for sessions, and for the nodes of a cluster."""
+    if track.last is None:
+        return layout(console.height, 1).sessions, NODES
+    parts = layout(console.height, len(track.last.models), known_nodes(track.last))
+    return parts.sessions, parts.nodes
 
 
 def _clock() -> str:
@@ -115,13 +117,14 @@ News: TypeAlias = Reading | Lost | Exception
 class Feed:
     """Readings from a thread of its own, for as long as the program runs.
 
-    tell: called after each, from that thread. rows: how many lines there are for sessions.
+    tell: called after each, from that thread. rows: how many lines there are for sessions, and for
+    nodes.
     """
 
     where: str
     interval: float
     tell: Callable[[], object]
-    rows: int
+    rows: tuple[int, int]
     news: queue.SimpleQueue[News] = field(default_factory=queue.SimpleQueue)
 
     def start(self) -> None:
@@ -144,7 +147,7 @@ class Feed:
     def _read(self, watch: Watch) -> None:
         while True:
             due = time.monotonic() + self.interval
-            self._put(watch.reading(self.rows))
+            self._put(watch.reading(*self.rows))
             time.sleep(max(0.0, due - time.monotonic()))
 
     def _put(self, news: News) -> None:
@@ -244,8 +247,8 @@ class _Terminal:
             self._notice = ""
             self._track.add(news)
 
-    def _draw(self, live: Live) -> int:
-        """Draw; how many lines there are for sessions."""
+    def _draw(self, live: Live) -> tuple[int, int]:
+        """Draw; how many lines there are for sessions, and for nodes."""
         # COLUMNS and LINES of the environment would hide that a window has another size now.
         size = os.get_terminal_size(sys.stdout.fileno())
         self._console.size = ConsoleDimensions(size.columns or 80, size.lines or 24)

@@ -7,7 +7,8 @@ of four. Of many sessions only those that are shown are read, and a few others i
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 from py9p.client import RemoteError
 
@@ -16,6 +17,7 @@ from ctl.readings import (
     ACTIVE,
     Metrics,
     ModelState,
+    NodeState,
     Reading,
     SessionRow,
     StatusFile,
@@ -28,7 +30,10 @@ MAIN = 0
 
 LOOKED_AT = 4
 """Sessions of those that are not shown that one reading looks at: an answer in the oldest of a
-hundred shows after 25 readings."""
+hundred shows after 25 readings. Of the nodes of a cluster as many."""
+
+NODES = 4
+"""Nodes that are shown, while it is not known how many there are."""
 
 
 class Tree(Protocol):
@@ -44,6 +49,36 @@ class Tree(Protocol):
     def room(self) -> int: ...  # noqa: D102
 
 
+Each = TypeVar("Each")
+
+
+@dataclass
+class _Some(Generic[Each]):
+    """Which of many are shown: those that are at work, before others. at_work: those that were
+    when last looked at."""
+
+    at_work: set[Each] = field(default_factory=set)
+    _turn: int = 0
+
+    def of(self, there: list[Each], room: int) -> tuple[list[Each], list[Each]]:
+        """So many to show, in their order, and some others to look at, each time the next ones."""
+        self.at_work &= set(there)
+        # Sorting keeps the order of equals: the first are shown where too few are at work.
+        ranked = sorted(there, key=lambda each: each not in self.at_work)
+        shown, others = set(ranked[:room]), ranked[room:]
+        count = min(LOOKED_AT, len(others))
+        self._turn += count
+        looked_at = [others[(self._turn + i) % len(others)] for i in range(count)]
+        return [each for each in there if each in shown], looked_at
+
+    def saw(self, each: Each, *, at_work: bool) -> None:
+        """Remember how it is."""
+        if at_work:
+            self.at_work.add(each)
+        else:
+            self.at_work.discard(each)
+
+
 class Watch:
     """Readings of one bridge, over one attach, whose session is the user's main one."""
 
@@ -52,14 +87,14 @@ class Watch:
         self._fids: dict[str, int] = {}
         self._touched: set[str] = set()
         self._rpcs = 0
-        self._active: set[int] = set()
-        """Sessions that were about an answer when last looked at."""
-        self._turn = 0
+        self._some_sessions = _Some[int]()
+        self._some_nodes = _Some[str]()
 
-    def reading(self, rows: int) -> Reading:
+    def reading(self, rows: int, nodes: int = NODES) -> Reading:
         """What the bridge says now.
 
-        rows: lines for sessions. With more sessions one line is for saying so.
+        rows: lines for sessions. With more sessions one line is for saying so. nodes: lines for
+        the nodes of a cluster.
         Raises `ctl.address.CommandError` for what is no bridge's, and what `Files` does when the
         connection is lost.
         """
@@ -68,9 +103,13 @@ class Watch:
         metrics = self._metrics()
         when = time.monotonic()
         models, loadable = self._models()
-        sessions, more = self._sessions(rows)
+        root = self._names("")
+        found, more_nodes = self._nodes(nodes) if "nodes" in root else ((), 0)
+        sessions, more = self._sessions(root, rows)
         self._close_others()
-        return Reading(when, status, models, loadable, sessions, more, metrics, self._rpcs)
+        return Reading(
+            when, status, models, loadable, sessions, more, metrics, self._rpcs, found, more_nodes
+        )
 
     def _metrics(self) -> Metrics | None:
         text = self._text("metrics")
@@ -90,25 +129,35 @@ class Watch:
             models.append(model)
         return tuple(models), len(names) - len(models)
 
-    def _sessions(self, rows: int) -> tuple[tuple[SessionRow, ...], int]:
-        """The rows, the newest session first, and how many have none."""
-        numbers = [int(name) for name in self._names("") if name.isdecimal()]
-        numbers = sorted([*numbers, MAIN], reverse=True)
-        self._active &= set(numbers)
-        # Sorting keeps the order of equals: the newest are shown where too few are at work.
-        ranked = sorted(numbers, key=lambda number: number not in self._active)
-        room = rows if len(numbers) <= rows else max(rows - 1, 0)
-        found = [self._row(number) for number in sorted(ranked[:room], reverse=True)]
-        for number in self._in_turn(ranked[room:]):
-            self._look(number)
-        shown = tuple(row for row in found if row is not None)
-        return shown, len(numbers) - len(shown)
+    def _nodes(self, rows: int) -> tuple[tuple[NodeState, ...], int]:
+        """The nodes that are shown, in the order of their names, and how many are not."""
+        names = self._names("nodes")
+        shown, others = self._some_nodes.of(names, rows)
+        found = [self._node(name) for name in shown]
+        for name in others:
+            self._node(name)
+        return tuple(node for node in found if node is not None), len(names) - len(shown)
 
-    def _in_turn(self, numbers: list[int]) -> list[int]:
-        """Some of them, with each reading the next ones."""
-        count = min(LOOKED_AT, len(numbers))
-        self._turn += count
-        return [numbers[(self._turn + i) % len(numbers)] for i in range(count)]
+    def _node(self, name: str) -> NodeState | None:
+        """What a node says, if it is not gone since it was listed."""
+        text = self._text(f"nodes/{name}")
+        if text is None:
+            return None
+        node = parse(text, NodeState)
+        self._some_nodes.saw(name, at_work=node.running + node.queued > 0)
+        return node
+
+    def _sessions(self, root: list[str], rows: int) -> tuple[tuple[SessionRow, ...], int]:
+        """The rows, the newest session first, and how many have none."""
+        numbers = [int(name) for name in root if name.isdecimal()]
+        numbers = sorted([*numbers, MAIN], reverse=True)
+        room = rows if len(numbers) <= rows else max(rows - 1, 0)
+        shown, others = self._some_sessions.of(numbers, room)
+        found = [self._row(number) for number in shown]
+        for number in others:
+            self._look(number)
+        there = tuple(row for row in found if row is not None)
+        return there, len(numbers) - len(there)
 
     def _row(self, number: int) -> SessionRow | None:
         status = self._look(number)
@@ -123,10 +172,7 @@ class Watch:
         if text is None:
             return None
         status = parse(text, StatusFile)
-        if status.session.state in ACTIVE:
-            self._active.add(number)
-        else:
-            self._active.discard(number)
+        self._some_sessions.saw(number, at_work=status.session.state in ACTIVE)
         return status
 
     # Files

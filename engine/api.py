@@ -1,7 +1,8 @@
 """The interface of every engine: what a program that wants answers imports.
 
-Only data and protocols live here. Nothing of 9P, of llama.cpp or of a process may
-come in, and importing this module costs no more than msgspec.
+Only data and protocols live here, and in `engine.options` and `engine.statuses`, which are parts of
+it. Nothing of 9P, of llama.cpp or of a process may come in, and importing this module costs no more
+than msgspec.
 """
 
 from __future__ import annotations
@@ -11,6 +12,63 @@ from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
+
+from engine.options import (
+    DEFAULT_N_CTX,
+    KV_TYPES,
+    ROWS,
+    LoadOptions,
+    Placement,
+    cache_size,
+    flash_attention,
+    scores_size,
+)
+from engine.statuses import (
+    ModelState,
+    ModelStatus,
+    NodeReplica,
+    NodeStatus,
+    ReplicaState,
+    ReplicaStatus,
+)
+
+__all__ = [
+    "DEFAULT_N_CTX",
+    "KV_TYPES",
+    "MAX_MODELS",
+    "ROWS",
+    "WORKER_TIMEOUT",
+    "Alternative",
+    "Answer",
+    "AnswerState",
+    "Chat",
+    "Cluster",
+    "Embedding",
+    "Engine",
+    "EngineError",
+    "FinishReason",
+    "LoadOptions",
+    "Lost",
+    "Message",
+    "ModelState",
+    "ModelStatus",
+    "NodeReplica",
+    "NodeStatus",
+    "Overflow",
+    "Placement",
+    "Raw",
+    "ReplicaState",
+    "ReplicaStatus",
+    "Request",
+    "Sampling",
+    "TokenLogprob",
+    "Usage",
+    "all_in_use",
+    "cache_size",
+    "flash_attention",
+    "scores_size",
+    "unloaded_for",
+]
 
 FinishReason = Literal["stop", "length", "stop_string", "context", "cancelled", "error"]
 """Why an answer ended: the model ended it, max_tokens, one of the stop strings, a full
@@ -147,184 +205,6 @@ class Request(msgspec.Struct, frozen=True):
     overflow: Overflow = "stop"
 
 
-class Placement(msgspec.Struct, frozen=True):
-    """Where a cluster runs a model; engines of one machine take it and have no use for it.
-
-    num_cpus, num_gpus: what one replica takes of its node, as Ray counts them; num_cpus is also
-    its n_threads where that is 0. min_replicas, max_replicas: how many there are; where max is the
-    greater, as many as the requests ask for. target_ongoing_requests: answers at once on each that
-    are aimed at; 0 is half of n_seq. upscale_delay_s, downscale_delay_s: seconds for which more, or
-    fewer, must be wanted; look_back_period_s: over which requests are averaged. The names are
-    those of Ray Serve's AutoscalingConfig.
-    """
-
-    num_cpus: float = 1.0
-    num_gpus: float = 0.0
-    min_replicas: int = 1
-    max_replicas: int = 1
-    target_ongoing_requests: float = 0.0
-    upscale_delay_s: float = 3.0
-    downscale_delay_s: float = 300.0
-    look_back_period_s: float = 5.0
-
-
-class LoadOptions(msgspec.Struct, frozen=True):
-    """How to load a model.
-
-    n_ctx: tokens one conversation may hold; 0 chooses what the model was trained with, up to a
-    sensible size. n_seq: answers running at once. n_cells: tokens of all of them together, for
-    which memory is taken at once; 0 is twice n_ctx. n_batch: tokens in one decode. n_threads: 0
-    takes every core. n_gpu_layers: -1 offloads all where the build has a GPU. kv_type: of what the
-    cache holds, f16 or one of `KV_TYPES`. flash_attn: on, off, or auto: off on a CPU, unless
-    kv_type needs it, and as llama.cpp decides on a GPU. cache_ram: MiB of memory for what answers
-    computed, beyond n_cells. share: whether what one answer computed is used for another. lora:
-    adapters, each the path of a GGUF file and its scale. placement: of a cluster.
-    """
-
-    n_ctx: int = 0
-    n_seq: int = 32
-    n_cells: int = 0
-    n_batch: int = 512
-    n_threads: int = 0
-    n_gpu_layers: int = -1
-    use_mmap: bool = True
-    kv_type: str = "f16"
-    flash_attn: str = "auto"
-    cache_ram: int = 512
-    share: bool = True
-    lora: tuple[tuple[str, float], ...] = ()
-    placement: Placement = Placement()
-
-
-KV_TYPES = {
-    "f32": 32.0,
-    "f16": 16.0,
-    "q8_0": 8.5,
-    "q5_1": 6.0,
-    "q5_0": 5.5,
-    "q4_1": 5.0,
-    "q4_0": 4.5,
-}
-"""The types of ggml that a KV cache can have, and the bits of a number in each, with its share of
-the scales of its block (ggml-common.h)."""
-
-DEFAULT_N_CTX = 8192
-"""Tokens of a conversation at most where `LoadOptions.n_ctx` is 0."""
-
-
-def cache_size(options: LoadOptions, n_ctx_train: int) -> tuple[int, int]:
-    """n_ctx and n_cells of a model that was trained with so many tokens. Memory for the cells is
-    taken at once: by default 360 MiB for a model of 135 M parameters, 2 GiB for one of 8 G."""
-    n_ctx = options.n_ctx or min(n_ctx_train or DEFAULT_N_CTX, DEFAULT_N_CTX)
-    return n_ctx, max(options.n_cells or 2 * n_ctx, n_ctx)
-
-
-def flash_attention(options: LoadOptions, *, on_gpu: bool) -> str:
-    """`LoadOptions.flash_attn`, decided where that is ours to decide: off where it is slower."""
-    quantised = KV_TYPES[options.kv_type] < KV_TYPES["f16"]
-    ours = options.flash_attn == "auto" and not on_gpu and not quantised
-    return "off" if ours else options.flash_attn
-
-
-def scores_size(options: LoadOptions, n_head: int, *, on_gpu: bool) -> int:
-    """Bytes a cell that attention without flash attention takes besides the KV cache, when it goes
-    to all cells at once: a number for every head of `ROWS` tokens."""
-    return 4 * ROWS * n_head if flash_attention(options, on_gpu=on_gpu) == "off" else 0
-
-
-ROWS = 128
-"""Tokens that are computed at once at most without flash attention (n_ubatch of llama.cpp)."""
-
-ModelState = Literal["none", "loading", "ready", "failed"]
-
-
-ReplicaState = Literal["waiting", "copying", "loading", "ready", "stopping", "lost"]
-
-
-class ReplicaStatus(msgspec.Struct, frozen=True):
-    """One of the processes of a cluster that answer with a model.
-
-    id: Ray Serve's. node: the name of a `NodeStatus`; empty while it waits for one. progress: of
-    copying the file to the node or of loading it, 0 to 1. running, queued: answers now.
-    tokens_per_second: of all of them, over the last seconds. error: what went wrong last.
-    """
-
-    id: str = ""
-    node: str = ""
-    state: ReplicaState = "waiting"
-    progress: float = 0.0
-    running: int = 0
-    queued: int = 0
-    tokens_per_second: float = 0.0
-    error: str | None = None
-
-
-class NodeReplica(ReplicaStatus, frozen=True):
-    """A replica as its node's file tells of it. model: the name it is loaded under."""
-
-    model: str = ""
-
-
-class NodeStatus(msgspec.Struct, frozen=True):
-    """One machine of a cluster; the keys are those of the JSON of its file in `nodes`.
-
-    name: unique, what its file is called. id: Ray's. resources, used: what Ray counts there, and
-    what of it is taken, such as CPU and GPU. memory_bytes, memory_available_bytes: of the machine.
-    models: names of those with a replica there. running, queued: answers on it, of every bridge;
-    tokens_per_second: of them all. age_s: seconds since this was learned.
-    """
-
-    name: str
-    address: str = ""
-    id: str = ""
-    alive: bool = True
-    head: bool = False
-    resources: dict[str, float] = {}
-    used: dict[str, float] = {}
-    memory_bytes: int | None = None
-    memory_available_bytes: int | None = None
-    models: tuple[str, ...] = ()
-    replicas: tuple[NodeReplica, ...] = ()
-    running: int = 0
-    queued: int = 0
-    tokens_per_second: float = 0.0
-    age_s: float = 0.0
-
-
-class ModelStatus(msgspec.Struct, frozen=True):
-    """What is known of a model; the keys are those of the `model` file's JSON, in its order.
-
-    progress: of loading, 0 to 1. file_bytes, memory_bytes: the file's size, the resident
-    memory of the worker process. n_ctx: tokens one conversation, or text to embed, may hold.
-    n_ctx_train: tokens the model was trained with. note: what an operator should know (a
-    fallback, a restart). generates, embeds: what it can do; known once it is loaded. restarts:
-    how often its worker was started again after a death, since the load. unused_s: seconds
-    since an answer or a load of it last ended, 0 while there is one. replicas: where it runs; only
-    a cluster has them.
-    """
-
-    name: str = ""
-    path: str = ""
-    state: ModelState = "none"
-    progress: float = 0.0
-    error: str | None = None
-    architecture: str | None = None
-    parameters: int | None = None
-    quantization: str | None = None
-    file_bytes: int | None = None
-    memory_bytes: int | None = None
-    n_ctx: int | None = None
-    n_ctx_train: int | None = None
-    chat_template: bool = False
-    engine: str = ""
-    note: str | None = None
-    generates: bool = False
-    embeds: bool = False
-    restarts: int = 0
-    unused_s: float = 0.0
-    replicas: tuple[ReplicaStatus, ...] | msgspec.UnsetType = msgspec.UNSET
-
-
 class Usage(msgspec.Struct, frozen=True):
     """What one answer took. Times in seconds; tokens_per_second is of decoding alone.
 
@@ -447,9 +327,13 @@ class Cluster(Protocol):
     """What an engine is beside an `Engine` if it has more than one machine. Its models are there
     before it and after it, and others load and free them, too."""
 
+    async def there(self) -> dict[str, tuple[str, LoadOptions]]:
+        """The models there are: what each was loaded with, path and options, by its name. Waits
+        for the first connection. Raises `EngineError` while there is none."""
+
     async def changed(self) -> dict[str, tuple[str, LoadOptions]]:
-        """Wait until there are other models than when this was last called, or than none; returns
-        what each was loaded with, path and options, by its name."""
+        """As `there`, but waits until that is something else than this returned last, or than
+        nothing."""
 
     def nodes(self) -> list[NodeStatus]:
         """The machines it knows of now, without waiting, in the order of their names. Who asks

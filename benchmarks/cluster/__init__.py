@@ -1,0 +1,1 @@
+"""A cluster: what it costs, and, simulated, how many machines share the work."""

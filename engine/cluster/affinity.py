@@ -23,7 +23,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import chain, repeat
+from itertools import chain, islice
 from math import ceil
 
 import msgspec
@@ -43,8 +43,9 @@ TURNS = 1024
 NARROW = 16
 """Replicas that hold a beginning, up to which each of them is looked at."""
 
-LOOKS = 64
-"""Replicas looked at, the least loaded first, for one that holds what many hold."""
+LOOKS = 8
+"""Replicas that are looked at of those that hold what many hold, of those that others would choose,
+and of those that nothing speaks for."""
 
 FALLBACKS = 3
 """Names that `Affinity.choose` gives besides the best."""
@@ -141,9 +142,9 @@ class Affinity:
         # In the order of their hashes.
         self._ring: tuple[str, ...] = ()
         self._points: list[int] = []
-        # What each replica holds that was sent anything: the mark of a cut, and the bytes from the cut before it. A prompt
-        # is put in from its end to its beginning, so what goes first, the oldest, never leaves a
-        # gap: a replica that has a cut has all that stand before it.
+        # What each replica holds that was sent anything: the mark of a cut, and the bytes from the
+        # cut before it. A prompt is put in from its end to its beginning, so what goes first, the
+        # oldest, never leaves a gap: a replica that has a cut has all that stand before it.
         self._held: dict[str, OrderedDict[int, int]] = {}
         self._bytes: Counter[str] = Counter()
         # The same the other way round. Nearly all have one holder, and a tuple is small.
@@ -195,32 +196,18 @@ class Affinity:
                         there = self.waiting * load.get(name, 0)
                         costs[name] = key.size - key.ends[wide] + there
             wide -= 1
-        least = min(costs.values(), default=None)
-        needed = key.size - (key.ends[wide] if wide >= 0 else 0)
 
-        # All others, the least loaded first, until none of them can be better.
-        spare = []
-        by_load = self._by_load(load, key.marks[0])
-        for looks, name in enumerate(by_load):
-            there = self.waiting * load.get(name, 0)
-            if least is not None and (there + needed >= least or looks == LOOKS):
-                spare.append(name)
-                break
-            if name in costs:
-                continue
-            if name != home and homes[name] >= most:
-                spare.append(name)
-                continue
-            held = self._held.get(name, ())
-            shared = next((key.ends[i] for i in range(wide, -1, -1) if key.marks[i] in held), 0)
-            costs[name] = key.size - shared + there
-            least = costs[name] if least is None else min(least, costs[name])
+        for name in self._others(key, wide):
+            if name not in costs and (name == home or homes[name] < most):
+                held = self._held.get(name, ())
+                shared = next((key.ends[i] for i in range(wide, -1, -1) if key.marks[i] in held), 0)
+                costs[name] = key.size - shared + self.waiting * load.get(name, 0)
         ranked = sorted(costs, key=costs.__getitem__)[: FALLBACKS + 1]
-        for name in chain(spare, by_load):
-            if len(ranked) > FALLBACKS:
-                break
-            if name not in costs:
-                ranked.append(name)
+        if len(ranked) <= FALLBACKS:
+            rest = [name for name in self._from(key.marks[-1]) if name not in costs]
+            if not ranked:
+                rest.sort(key=lambda name: homes[name] >= most)
+            ranked += rest[: FALLBACKS + 1 - len(ranked)]
         return ranked
 
     def routed(self, key: Key, replica: str, now: float) -> None:
@@ -271,20 +258,24 @@ class Affinity:
         """The one that this prompt is the next turn of: by the last cut of its last prompt."""
         return next((mark for mark in reversed(key.marks) if mark in self._conversations), None)
 
-    def _by_load(self, load: Mapping[str, int], start: int) -> Iterator[str]:
-        """The replicas, the least loaded first; of equals in the order of the ring from there."""
-        ring = self._ring
-        loads = list(map(load.get, ring, repeat(0)))
-        first = bisect_left(self._points, start)
-        for level in sorted(set(loads)):
-            for begin, end in ((first, len(ring)), (0, first)):
-                at = begin - 1
-                while True:
-                    try:
-                        at = loads.index(level, at + 1, end)
-                    except ValueError:
-                        break
-                    yield ring[at]
+    def _others(self, key: Key, wide: int) -> Iterable[str]:
+        """Replicas to look at besides those that few are: some of the many that hold the cut
+        ``wide``; some that other bridges would choose for what comes after it; and some for this
+        prompt alone. All there are, where they are not many."""
+        fresh = self._from(key.marks[min(wide + 1, len(key.marks) - 1)])
+        if len(self._ring) <= 2 * LOOKS:
+            return fresh
+        own = islice(self._from(key.marks[-1]), LOOKS)
+        if wide < 0:
+            return chain(islice(fresh, LOOKS), own)
+        holders = self._holders[key.marks[wide]]
+        at = key.marks[-1] % len(holders)
+        return chain(holders[at : at + LOOKS], islice(fresh, LOOKS), own)
+
+    def _from(self, point: int) -> Iterator[str]:
+        """The replicas in the order of the ring from there."""
+        at = bisect_left(self._points, point)
+        return chain(islice(self._ring, at, None), islice(self._ring, at))
 
     def _forget_oldest(self, replica: str) -> None:
         mark, size = self._held[replica].popitem(last=False)

@@ -25,7 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.api import EngineError
 from engine.cluster import digests
-from engine.cluster.copies import CopyState, CopyStatus, ModelFile, Store, hold, intact
+from engine.cluster.copies import CopyState, CopyStatus, ModelFile, Store, hold, intact, together
 from engine.cluster.fetching import Reply, fetch
 from engine.cluster.others import NAMESPACE, PREFIX, SHORT_SILENCE, Others, find_agent
 
@@ -40,8 +40,11 @@ IDLE = 30.0
 SOME = 8
 """Givers that a node is told of, of all there are."""
 
-TRIES = 3
-"""Times that a replica asks, where the agent dies or the copy is removed before it is held."""
+TRIES = 8
+"""Times that a replica asks, where the agent dies or the copy is removed before it is held. With
+`AGAIN` seconds in between: a killed agent is back after two."""
+
+AGAIN = 1.0
 
 
 class Placed(msgspec.Struct, frozen=True):
@@ -269,6 +272,7 @@ async def local_path(file: ModelFile) -> str:
             agent = await asyncio.to_thread(make_agent, node)
             placed: Placed = await agent.place.remote(file)
         except RayActorError:
+            await asyncio.sleep(AGAIN)
             continue
         if placed.error:
             raise EngineError(placed.error)
@@ -276,6 +280,13 @@ async def local_path(file: ModelFile) -> str:
             return placed.path
     where = ray.util.get_node_ip_address()
     raise EngineError(f"node {where}: {file.name} could not be had: its agent died {TRIES} times")
+
+
+async def local_paths(files: Sequence[ModelFile]) -> list[str]:
+    """As `local_path`, of all files of one model: if they are several, in one folder, and with
+    their names, which tell llama.cpp what belongs together."""
+    paths = await asyncio.gather(*(local_path(file) for file in files))
+    return paths if len(paths) < 2 else await asyncio.to_thread(together, files, paths)
 
 
 def _hold(path: str) -> bool:

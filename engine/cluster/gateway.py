@@ -41,6 +41,9 @@ HIGH_WATER = 4 * 1024 * 1024
 """Bytes of events that the bridge has not taken yet at which answers wait. What waits longer waits
 at the replicas, behind gRPC's flow control."""
 
+CONNECT_S = 5.0
+"""Seconds for the way to the cluster's GCS."""
+
 LOOK_S = 2.0
 """Seconds between two looks at the cluster, at least."""
 
@@ -181,6 +184,10 @@ async def _main(sock: socket.socket, address: str, engine: str, worker_timeout: 
 
 
 def _connect(address: str) -> str:
+    if address:
+        # Ray itself takes 40 seconds to find that nobody is there.
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray.init(
         address=address or "auto",

@@ -112,6 +112,8 @@ class ClusterEngine:
         self._inner = inner
         self._gateway: WorkerProcess | None = None
         self._where = ""
+        self._known = False
+        """Whether it was ever told what models there are."""
         self._loaded: dict[str, wire.Loaded] = {}
         self._nodes: list[NodeStatus] = []
         self._learned = self._looked = float("-inf")
@@ -224,6 +226,14 @@ class ClusterEngine:
         age = round(now - self._learned, 3)
         return [msgspec.structs.replace(node, age_s=age) for node in self._nodes]
 
+    async def there(self) -> dict[str, tuple[str, LoadOptions]]:
+        """See `engine.api.Cluster.there`."""
+        while not (self._known or self._error):
+            await self._news.wait()
+        if not self._known:
+            raise EngineError(self._error)
+        return self._there()
+
     async def changed(self) -> dict[str, tuple[str, LoadOptions]]:
         """See `engine.api.Cluster.changed`. Single consumer."""
         while (now := self._there()) == self._seen:
@@ -335,6 +345,7 @@ class ClusterEngine:
                     self._send(answer, ask)
                 self._tell_news()
             case wire.Models():
+                self._known = True
                 self._loaded = {loaded.status.name: loaded for loaded in event.models}
                 self._tell_news()
             case wire.Nodes():

@@ -12,6 +12,4 @@ import pytest
 if not os.environ.get("LLAMBO_CLUSTER"):
     pytest.skip("these start a cluster: `make test-cluster` runs them", allow_module_level=True)
 
-ray = pytest.importorskip(
-    "ray", reason="Ray is not installed: pip install 'llambo[cluster]'", exc_type=ImportError
-)
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'llambo[cluster]'")

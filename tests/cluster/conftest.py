@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trio
 
 from tests.cluster import namespace
 
@@ -14,6 +15,13 @@ def alone():
         namespace.enter()
     except OSError as error:
         pytest.skip(f"Ray may not be started here, in a network of its own: {error}")
+
+
+@pytest.fixture
+async def deadline():
+    """No test may hang: what starts replicas takes seconds."""
+    with trio.fail_after(100):
+        yield
 
 
 @pytest.fixture(scope="module")

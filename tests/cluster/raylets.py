@@ -75,6 +75,11 @@ class Raylets:
         self.nodes.append(node)
         return node
 
+    @property
+    def address(self) -> str:
+        """HOST:PORT, as ``--engine ray:`` takes it."""
+        return str(self._cluster.address)
+
     def kill(self, node: Node) -> None:
         """End a node as a power cut does: all its processes are killed."""
         self.nodes.remove(node)

@@ -4,6 +4,7 @@ of nodes and replicas."""
 from __future__ import annotations
 
 import msgspec
+import trio
 
 from engine.api import ModelStatus, NodeReplica, NodeStatus, ReplicaStatus
 from engine.echo import EchoEngine
@@ -43,6 +44,24 @@ class ClusterOfEcho(EchoEngine):
         self.machines = list(machines or (ONE, TWO))
         self.replicas = REPLICAS
         self.options = []
+        self.others = {}
+        self._seen = {}
+        self._news = trio.Event()
+
+    def have(self, **others):
+        """Others have loaded these, by path and options, and freed what they had before."""
+        self.others = others
+        self._news.set()
+
+    async def there(self):
+        return dict(self.others)
+
+    async def changed(self):
+        while self.others == self._seen:
+            self._news = trio.Event()
+            await self._news.wait()
+        self._seen = self.others
+        return dict(self.others)
 
     def nodes(self):
         return self.machines

@@ -16,6 +16,7 @@ from engine import memory
 from engine.host import LlamaEngine
 from fs9p import Error
 from tests.ctl.caches import hung
+from tests.ctl.cluster import ClusterOfEcho
 from tests.ctl.conftest import Client
 from tests.engine.conftest import STUB
 from tests.engine.header import FACTS, string, u32, write
@@ -67,6 +68,39 @@ async def test_a_model_fits_as_long_as_there_is_as_much_memory(folder, monkeypat
             monkeypatch.setattr(bridge.engine, "room", lambda room=room: room)
             bridge.known._measured = float("-inf")
             assert (await Client(bridge).json("models/steady"))["fits"] is fits
+
+
+class Elsewhere(ClusterOfEcho):
+    """A cluster that runs files, on machines with so much memory."""
+
+    reads_files = True
+    memory = 0
+
+    def room(self):
+        return self.memory
+
+
+@asynccontextmanager
+async def on_cluster(folder, memory):
+    async with Elsewhere() as cluster:
+        cluster.memory = memory
+        bridge = Bridge(cluster, Catalog([folder]))
+        async with bridge.running():
+            yield bridge
+
+
+@pytest.mark.parametrize(("memory", "fits"), [(0, None), (1000, False), (1 << 40, True)])
+async def test_on_a_cluster_a_model_fits_by_the_memory_that_is_there(folder, memory, fits):
+    async with on_cluster(folder, memory) as bridge:
+        assert (await Client(bridge).json("models/steady"))["fits"] is fits
+
+
+async def test_what_does_not_fit_on_this_machine_is_loaded_by_a_cluster(folder, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    async with on_cluster(folder, 1000) as bridge:
+        client = Client(bridge)
+        await client.write("ctl", "LOAD steady")
+        assert (await client.json("models/steady"))["state"] == "ready"
 
 
 async def test_what_does_not_fit_is_refused_by_load(folder, monkeypatch):

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ctl import metrics
 from fs9p import Server
+from tests.ctl.cluster import node
 from tests.ctl.conftest import Client
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +128,25 @@ async def test_models_tell_whether_they_can_answer_and_what_they_take(client):
     assert found["llambo_worker_restarts_total{model=echo}"] == 0
 
 
+async def test_the_nodes_of_a_cluster_that_are_alive_are_counted(cluster_bridge):
+    cluster_bridge.engine.machines.append(node("three", alive=False))
+    assert (await figures(Client(cluster_bridge)))["llambo_nodes"] == 2
+
+
+async def test_replicas_are_counted_by_model_and_state(cluster_bridge):
+    client = Client(cluster_bridge)
+    await client.write("ctl", "LOAD other")
+    found = await figures(client)
+    for name in ("echo", "other"):
+        for state, count in (("ready", 1), ("copying", 1), ("lost", 0), ("waiting", 0)):
+            assert found[f"llambo_replicas{{model={name},state={state}}}"] == count
+
+
+async def test_one_machine_has_neither_nodes_nor_replicas(client):
+    found = await figures(client)
+    assert not any(name.startswith(("llambo_nodes", "llambo_replicas")) for name in found)
+
+
 async def test_the_process_is_described_as_prometheus_expects(client):
     found = await figures(client)
     assert found["process_resident_memory_bytes"] > 1 << 20
@@ -159,7 +179,8 @@ async def test_metrics_is_a_file_of_the_root_only(client, bridge):
     assert "metrics" not in Client(bridge, "").names(str(session.number))
 
 
-async def test_the_page_of_the_files_names_every_metric(client, bridge):
+async def test_the_page_of_the_files_names_every_metric(cluster_bridge):
+    bridge, client = cluster_bridge, Client(cluster_bridge)
     bridge.server = Server(client.fs)
     await client.ask("one")
     page = ROOT.joinpath("docs/namespace.md").read_text()

@@ -11,6 +11,7 @@ from ctl.caches import MAX_NAME
 from fs9p import Error
 from tests.ctl.cluster import ONE, TWO, node
 from tests.ctl.conftest import Client
+from tests.docs.blocks import blocks
 
 
 @pytest.fixture
@@ -46,6 +47,13 @@ async def test_a_node_tells_what_the_engine_knows_of_it_in_one_line(client):
     assert (told["resources"], told["used"]) == ({"CPU": 16.0, "GPU": 1.0}, {"CPU": 3.0})
     assert (told["models"], told["running"], told["tokens_per_second"]) == (["echo"], 2, 41.5)
     assert [each["model"] for each in told["replicas"]] == ["echo"]
+
+
+async def test_the_page_shows_a_node_with_all_its_keys(client):
+    shown = json.loads(next(b.text for b in blocks("docs/namespace.md") if "ip-10-0-0-7" in b.text))
+    told = await client.json("nodes/one")
+    assert list(shown) == list(told)
+    assert list(shown["replicas"][0]) == list(told["replicas"][0])
 
 
 async def test_nodes_are_read_only(client):

@@ -265,6 +265,26 @@ async def test_models_lists_what_is_loaded(client):
     assert (await client.json("models/llama"))["path"] == "/models/llama.gguf"
 
 
+async def test_a_model_on_a_cluster_has_replicas(cluster_bridge):
+    client = Client(cluster_bridge)
+    for path in ("model", "models/echo"):
+        replicas = (await client.json(path))["replicas"]
+        assert [(each["node"], each["state"], each["progress"]) for each in replicas] == [
+            ("one", "ready", 1.0), ("two", "copying", 0.25),
+        ]  # fmt: skip
+
+
+async def test_a_model_on_one_machine_has_none(client):
+    for path in ("model", "models/echo"):
+        assert "replicas" not in await client.json(path)
+
+
+async def test_status_goes_without_replicas(cluster_bridge):
+    model = (await Client(cluster_bridge).json("status"))["model"]
+    assert (model["name"], model["state"]) == ("echo", "ready")
+    assert "replicas" not in model
+
+
 async def test_two_files_of_the_same_name_are_two_models(client):
     await client.write("ctl", "LOAD /a/llama.gguf\nLOAD /b/llama.gguf")
     assert client.names("models") == ["echo", "llama", "llama-2"]

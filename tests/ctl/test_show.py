@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from ctl.show import _loading
+from ctl.show import _loading, show_models, show_status
+from tests.ctl.conftest import Client
 
 
 class Tree:
@@ -40,3 +41,44 @@ def test_over_tcp_a_load_is_seen_among_the_models_that_are_loaded():
     files.texts["models/b"]["state"] = "ready"
     assert _loading(files) is None
     assert "models/d" not in files.read_of
+
+
+class Read:
+    """The files of a bridge without a wire, as far as nothing of them waits."""
+
+    def __init__(self, client):
+        self._client = client
+
+    def names(self, path):
+        return self._client.names(path)
+
+    def read(self, path):
+        return self._client.node(path).open(0).read(0, 1 << 20)
+
+
+@pytest.fixture
+def cluster(cluster_bridge):
+    return Read(Client(cluster_bridge))
+
+
+async def test_the_list_of_models_tells_how_many_replicas_answer(cluster, capsys):
+    show_models(cluster, long=False)
+    assert "echo  ready, 1 of 2 replicas" in capsys.readouterr().out
+
+
+async def test_replicas_that_all_answer_are_only_counted(cluster, cluster_bridge, capsys):
+    cluster_bridge.engine.replicas = cluster_bridge.engine.replicas[:1]
+    show_models(cluster, long=False)
+    assert "echo  ready, 1 replica " in capsys.readouterr().out
+
+
+async def test_the_list_of_one_machine_tells_of_no_replicas(client, capsys):
+    show_models(Read(client), long=False)
+    out = capsys.readouterr().out
+    assert "echo  ready" in out
+    assert "replica" not in out
+
+
+async def test_the_status_tells_how_many_replicas_answer(cluster, capsys):
+    show_status(cluster, as_json=False)
+    assert "\nmodel    echo, ready, 1 of 2 replicas" in capsys.readouterr().out

@@ -5,6 +5,7 @@ import io
 import json
 from dataclasses import replace
 
+import msgspec
 import pytest
 import trio
 from py9p.client import RemoteError
@@ -19,7 +20,9 @@ from ctl.readings import (
     History,
     Metrics,
     ModelState,
+    NodeState,
     Reading,
+    ReplicaState,
     SessionRow,
     SessionState,
     StatusFile,
@@ -32,6 +35,7 @@ from ctl.readings import (
 from ctl.screen import View, draw, duration, layout, number
 from ctl.watch import LOOKED_AT, Watch
 from fs9p import Directory, Error
+from tests.ctl.cluster import node
 from tests.ctl.conftest import Client
 from tests.docs.blocks import alike, blocks
 
@@ -349,6 +353,51 @@ async def test_models_that_only_can_be_loaded_are_counted(client, monkeypatch):
     assert "models/m1" not in direct.opened
 
 
+async def test_nodes_are_not_asked_for_where_there_is_no_cluster(direct):
+    found = Watch(direct).reading(10)
+    assert (found.nodes, found.more_nodes) == ((), 0)
+    assert not any(path.startswith("nodes") for path in direct.opened)
+
+
+async def test_a_reading_of_a_cluster_has_its_nodes_and_replicas(cluster_bridge):
+    found = Watch(Direct(Client(cluster_bridge))).reading(10)
+    assert [(node.name, node.address, node.running) for node in found.nodes] == [
+        ("one", "10.0.0.1", 2), ("two", "10.0.0.2", 0),
+    ]  # fmt: skip
+    assert [replica.state for replica in found.models[0].replicas] == ["ready", "copying"]
+
+
+async def test_of_many_nodes_only_those_that_are_shown_are_read(cluster_bridge):
+    cluster_bridge.engine.machines[:] = [node(f"n{i:03}") for i in range(100)]
+    direct = Direct(Client(cluster_bridge))
+    found = Watch(direct).reading(10, 3)
+    assert [node.name for node in found.nodes] == ["n000", "n001", "n002"]
+    assert found.more_nodes == 97
+    assert sum(path.startswith("nodes/") for path in direct.opened) == 3 + LOOKED_AT
+
+
+async def test_a_node_at_work_is_found_among_many(cluster_bridge):
+    machines = cluster_bridge.engine.machines
+    machines[:] = [node(f"n{i:03}", running=int(i == 50)) for i in range(100)]
+    watch = Watch(Direct(Client(cluster_bridge)))
+    for _ in range(100 // LOOKED_AT + 1):
+        found = watch.reading(10, 3)
+    assert [node.name for node in found.nodes] == ["n000", "n001", "n050"]
+    machines[50] = node("n050")
+    watch.reading(10, 3)
+    assert [node.name for node in watch.reading(10, 3).nodes] == ["n000", "n001", "n002"]
+
+
+async def test_a_node_that_is_gone_is_left_out_and_closed(cluster_bridge):
+    direct = Direct(Client(cluster_bridge))
+    watch = Watch(direct)
+    watch.reading(10)
+    before = direct.held
+    del cluster_bridge.engine.machines[0]
+    assert [node.name for node in watch.reading(10).nodes] == ["two"]
+    assert direct.held == before - 1
+
+
 class Without(Direct):
     """A bridge of before `metrics`."""
 
@@ -456,11 +505,83 @@ def test_a_full_screen_fits(width, height):
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (10, 5), (40, 10), (300, 100)])
 def test_any_size_is_drawn(width, height):
     screen(reading(0, generated(1), models=(model(),)), width=width, height=height)
+    cluster = reading(0, generated(1), models=(model(),), nodes=node_rows(3))
+    screen(cluster, width=width, height=height)
 
 
 def test_models_that_are_not_shown_are_counted():
     lines = screen(reading(0, models=tuple(model(f"m{i}") for i in range(20)), loadable=3))
     assert "… 15 more, 3 can be loaded" in "\n".join(lines)
+
+
+def node_rows(count):
+    return tuple(
+        NodeState(f"node-{i}", f"10.0.0.{i}", True, {"CPU": 16.0}, {"CPU": 2.5}, i, 1, 40.5)
+        for i in range(1, count + 1)
+    )
+
+
+async def test_a_cluster_is_drawn_with_a_line_a_node(cluster_bridge):
+    client = Client(cluster_bridge)
+    lines = screen(Watch(Direct(client)).reading(10))
+    assert line_with(lines, "MODEL").split()[:3] == ["MODEL", "STATE", "REPLICAS"]
+    assert line_with(lines, "echo ").split()[:3] == ["echo", "ready", "1/2"]
+    assert line_with(lines, "NODE").split() == [
+        "NODE", "ADDRESS", "CPUS", "RUNNING", "QUEUED", "TOKENS/S",
+    ]  # fmt: skip
+    assert line_with(lines, "10.0.0.1").split() == ["one", "10.0.0.1", "3/16", "2", "0", "41.5"]
+    assert line_with(lines, "10.0.0.2").split() == ["two", "10.0.0.2", "0/16", "0", "0", "0"]
+
+
+def test_the_screen_of_one_machine_has_neither_nodes_nor_replicas():
+    text = "\n".join(screen(reading(0, models=(model(),))))
+    assert "NODE" not in text
+    assert "REPLICAS" not in text
+
+
+def test_replicas_that_can_all_answer_are_a_number():
+    replicas = (ReplicaState("ready"),) * 3
+    lines = screen(reading(0, models=(model(replicas=replicas), model("other"))))
+    assert line_with(lines, "echo").split()[:3] == ["echo", "ready", "3"]
+    assert line_with(lines, "other").split()[:3] == ["other", "ready", "0"]
+
+
+def test_the_page_shows_the_lines_of_a_cluster():
+    block = next(each for each in blocks("docs/top.md") if "NODE " in each.text)
+    states = tuple(map(ReplicaState, ("ready", "ready", "copying")))
+    nodes = tuple(
+        NodeState(f"ip-10-0-0-{i}", f"10.0.0.{i}", True, {"CPU": 16.0}, {"CPU": cpus}, i, 0, speed)
+        for i, cpus, speed in ((7, 8.0, 88.4), (8, 4.0, 40.5), (9, 4.0, 0.0))
+    )
+    busy = [
+        reading(
+            when, generated({"qwen": 129 * when}, llambo_requests_running={"qwen": 5}),
+            models=(model("qwen", memory_bytes=562_100_000, replicas=states),), loadable=3,
+            nodes=nodes,
+        )
+        for when in (0, 1)
+    ]  # fmt: skip
+    lines = screen(*busy)
+    first = lines.index(line_with(lines, "MODEL"))
+    assert alike(block.text, "\n".join(lines[first : first + 7]))
+
+
+def test_a_node_that_is_lost_says_so():
+    lost = msgspec.structs.replace(node_rows(1)[0], alive=False)
+    assert line_with(screen(reading(0, nodes=(lost,))), "node-1").split()[2] == "lost"
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (100, 30), (60, 24)])
+def test_a_full_screen_of_a_cluster_fits(width, height):
+    full = reading(
+        0, generated(1), models=tuple(model(f"m{i}") for i in range(9)), loadable=7,
+        nodes=node_rows(9), more_nodes=12, sessions=session_rows(layout(height, 9, 21).sessions),
+    )  # fmt: skip
+    lines = screen(full, width=width, height=height)
+    assert len(lines) == height
+    parts = layout(height, 9, 21)
+    assert sum("10.0.0." in line for line in lines) == min(9, parts.nodes) >= 3
+    assert f"… {21 - min(9, parts.nodes)} more" in [line.strip() for line in lines]
 
 
 def test_a_name_is_neither_markup_nor_orders_for_the_terminal():

@@ -225,6 +225,9 @@ TABLE: dict[str, dict[str, Entry]] = {
         '{"token":" llama","id":9,"logprob":-0.12,"top":[{"token":" llama","id":9,"logprob":-0.12}'
         ",…]}": NotRun("a file"),
         '{"status":"ok","message":"Model loaded: PATH",': NotRun("a file"),
+        '{"name":"ip-10-0-0-7","address":"10.0.0.7","id":"…","alive":true,"head":false,': By(
+            "tests/ctl/test_nodes.py::test_the_page_shows_a_node_with_all_its_keys"
+        ),
     },
     "docs/performance.md": {
         "python -m benchmarks.start": LONG,
@@ -268,6 +271,9 @@ TABLE: dict[str, dict[str, Entry]] = {
         ),
         "llambo 0.1.0, up 26 s, at /run/user/1000/llambo/9p              q ends  19:03:01": By(
             "tests/ctl/test_top.py::test_the_page_shows_such_a_screen"
+        ),
+        "MODEL  STATE  REPLICAS    MEMORY  TOKENS/S  RUNNING  RESTARTS": By(
+            "tests/ctl/test_top.py::test_the_page_shows_the_lines_of_a_cluster"
         ),
     },
 }

@@ -180,12 +180,16 @@ def offered(tmp_path):
 
 
 def test_engines_and_shells_are_named(offered):
-    assert offered("llambo serve --engine ") == ["llama", "echo"]
+    assert offered("llambo serve --engine ") == ["llama", "echo", "ray"]
     assert offered("llambo completion ") == ["bash", "zsh", "fish"]
 
 
 def test_a_name_that_is_no_models_gets_none(offered, models):
-    assert offered("llambo serve --engine ", LLAMBO_SOCKET=models.socket) == ["llama", "echo"]
+    assert offered("llambo serve --engine ", LLAMBO_SOCKET=models.socket) == [
+        "llama",
+        "echo",
+        "ray",
+    ]
     assert offered("llambo mount -a ", LLAMBO_SOCKET=models.socket) == []
 
 

@@ -1,0 +1,161 @@
+"""Replicas, nodes, workers and gateways that end, or hang, while there are questions."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from engine import EngineError, LoadOptions, Placement, create
+from tests.cluster.asked import ray  # noqa: F401
+from tests.cluster.replicas import Crowd, asked, gateways, processes, ready, two, until, workers
+from tests.engine.asking import chat, hear
+
+LATE = "echo:0.3"
+"""The first word after three seconds."""
+
+
+@pytest.fixture
+async def engine_of(raylets, deadline):
+    """Makes engines of the cluster."""
+    engines = []
+
+    def make(inner):
+        engines.append(create(f"ray:{raylets.address}/{inner}"))
+        return engines[-1]
+
+    return make
+
+
+async def test_questions_without_a_word_yet_survive_the_death_of_a_replica(engine_of):
+    async with engine_of(LATE) as engine:
+        await engine.load("m", "m", two())
+        await ready(engine, "m", 2)
+        async with Crowd(engine, "m", chat("one two")) as crowd:
+            await crowd.admitted()
+            processes("m")[0].kill()
+        assert crowd.texts == ["one two"] * 8
+        await engine.free("m")
+
+
+async def test_an_answer_that_has_begun_ends_with_an_error_that_says_so(engine_of):
+    async with engine_of("echo:5") as engine:
+        await engine.load("m", "m", LoadOptions())
+        async with engine.generate("m", chat("word " * 100)) as answer:
+            pieces = aiter(answer)
+            await anext(pieces)
+            processes("m")[0].kill()
+            with pytest.raises(EngineError, match="i/o error: lost after [0-9]+ pieces: replica"):
+                async for _ in pieces:
+                    pass
+        # The next question waits for the replica that takes its place.
+        assert (await hear(engine, "m", chat("one"))).text == "one"
+        await engine.free("m")
+
+
+async def test_a_replica_that_hangs_is_lost_after_five_seconds_of_silence(engine_of):
+    async with engine_of(LATE) as engine:
+        await engine.load("m", "m", two())
+        await ready(engine, "m", 2)
+        began = trio.current_time()
+        async with Crowd(engine, "m", chat("one two")) as crowd:
+            await crowd.admitted()
+            stopped = processes("m")[0]
+            stopped.suspend()
+        took = trio.current_time() - began
+        stopped.kill()
+        assert crowd.texts == ["one two"] * 8
+        assert 5 < took < 15
+        await engine.free("m")
+
+
+async def test_questions_survive_the_death_of_a_node(engine_of, raylets):
+    extra = raylets.add(num_cpus=2)
+    async with engine_of(LATE) as engine:
+        options = LoadOptions(placement=Placement(num_cpus=2, min_replicas=4, max_replicas=4))
+        await engine.load("m", "m", options)
+        await ready(engine, "m", 4)
+        async with Crowd(engine, "m", chat("one two")) as crowd:
+            await crowd.admitted()
+            await trio.to_thread.run_sync(raylets.kill, extra)
+        assert crowd.texts == ["one two"] * 8
+        assert (await hear(engine, "m", chat("one"))).text == "one"
+        await engine.free("m")
+
+
+async def test_questions_survive_the_death_of_the_worker_of_a_replica(engine_of, model):
+    async with engine_of("llama") as engine:
+        await engine.load("m", str(model), two(n_ctx=1024))
+        await ready(engine, "m", 2)
+        async with Crowd(engine, "m", chat("word " * 500)) as crowd:
+            await crowd.admitted()
+            for replica in processes("m"):
+                for worker in workers(replica):
+                    worker.kill()
+        assert (len(crowd.texts), crowd.errors) == (8, [])
+        await engine.free("m")
+
+
+async def test_a_gateway_that_dies_is_replaced_and_keeps_what_had_not_begun(engine_of):
+    async with engine_of(LATE) as engine:
+        await engine.load("m", "m", two())
+        async with Crowd(engine, "m", chat("one two")) as crowd:
+            await crowd.admitted()
+            [gateway] = gateways()
+            gateway.kill()
+        assert crowd.texts == ["one two"] * 8
+        await engine.free("m")
+
+
+async def test_a_bridge_that_comes_later_finds_the_models_and_joins_them(engine_of):
+    options = two()
+    async with engine_of("echo") as first:
+        await first.load("m", "m", options)
+        replicas = await ready(first, "m", 2)
+    async with engine_of("echo") as second:
+        there = await second.there()
+        assert there == {"m": ("m", options)}
+        status = await second.load("m", *there["m"])
+        assert status.state == "ready"
+        assert await ready(second, "m", 2) == replicas
+        assert (await hear(second, "m", chat("one"))).text == "one"
+        await second.free("m")
+
+
+async def test_a_bridge_that_frees_a_model_ends_the_answers_of_the_others(engine_of):
+    async with engine_of("echo:5") as first, engine_of("echo:5") as second:
+        await first.load("m", "m", LoadOptions())
+        await until(lambda: second.status("m") is not None)
+        async with second.generate("m", chat("word " * 100)) as answer:
+            pieces = aiter(answer)
+            await anext(pieces)
+            await first.free("m")
+            with pytest.raises(EngineError, match="model m was freed"):
+                async for _ in pieces:
+                    pass
+
+
+async def test_a_cancelled_answer_ends_at_its_replica(engine_of):
+    async with engine_of("echo:5") as engine:
+        await engine.load("m", "m", LoadOptions())
+        async with engine.generate("m", chat("word " * 100)) as answer:
+            await anext(aiter(answer))
+            await until(lambda: asked(engine, "m") == 1)
+        await until(lambda: asked(engine, "m") == 0)
+        await engine.free("m")
+
+
+async def test_a_load_that_cannot_be_says_why_and_leaves_nothing(engine_of, tmp_path, model):
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(model.read_bytes()[:1_000_000])
+    async with engine_of("llama") as engine:
+        with pytest.raises(EngineError) as caught:
+            await engine.load("m", str(broken), LoadOptions())
+        assert "\n" not in str(caught.value)
+        assert "Traceback" not in str(caught.value)
+        assert engine.models() == []
+
+
+async def test_no_cluster_is_an_error_that_names_it(engine_of, deadline):
+    async with create("ray:127.0.0.9:1/echo") as engine:
+        with pytest.raises(EngineError, match=r"no Ray cluster at 127\.0\.0\.9:1"):
+            await engine.load("m", "m")
