@@ -12,8 +12,8 @@ from time import monotonic_ns
 import psutil
 import trio
 
-from engine import Engine, Raw, Request, Sampling, Usage
-from engine.cluster import host, wire
+from engine import Cluster, Engine, Raw, Request, Sampling, Usage
+from engine.cluster import wire
 
 
 @dataclass
@@ -69,6 +69,7 @@ class Frames:
     @contextmanager
     def counted(self) -> Iterator[None]:
         """In the block."""
+        there = vars(wire)
         unpack = wire.unpack_events
 
         def counting(body: bytes) -> list[wire.Event]:
@@ -76,11 +77,11 @@ class Frames:
             self.count += any(type(event).__name__ == "Token" for event in events)
             return events
 
-        host.wire.unpack_events = counting
+        there["unpack_events"] = counting
         try:
             yield
         finally:
-            host.wire.unpack_events = unpack
+            there["unpack_events"] = unpack
 
 
 class Processors:
@@ -143,8 +144,8 @@ def _seconds(pid: int) -> float:
 
 async def until_connected(engine: Engine) -> None:
     """Until a cluster's gateway is there, so that what it costs is in no figure."""
-    while isinstance(engine, host.ClusterEngine) and not engine._where:
-        await trio.sleep(0.05)
+    if isinstance(engine, Cluster):
+        await engine.there()
 
 
 async def until_ready(engine: Engine, name: str, replicas: int) -> None:
