@@ -35,7 +35,7 @@ CLUSTER = {
     for number in (
         Number("num_cpus", float, 0, 1024),
         Number("num_gpus", float, 0, 1024),
-        Number("min_replicas", int, 1, 10_000),
+        Number("min_replicas", int, 0, 10_000),
         Number("max_replicas", int, 1, 10_000),
         Number("target_ongoing_requests", float, 0, 10_000),
         Number("upscale_delay_s", float, 0, 86_400),
@@ -93,7 +93,7 @@ def _whole(name: str, text: str, *, cluster: bool) -> int | bool:
 def _placement(values: dict[str, Any]) -> Placement:
     """The placement with these values; more replicas at least are more at most, too."""
     if "max_replicas" not in values and "min_replicas" in values:
-        values = {**values, "max_replicas": values["min_replicas"]}
+        values = {**values, "max_replicas": max(values["min_replicas"], 1)}
     placement = Placement(**values)
     if placement.max_replicas < placement.min_replicas:
         raise Error(

@@ -79,7 +79,7 @@ POLICIES: dict[str, Callable[[Costs, Random], Policy]] = {
 
 class Bridge:
     """A policy, and the requests of its own users: of those it knows at once, of others' by what
-    the replicas said last. asked: requests. spent: seconds of this machine in `choose`."""
+    the replicas said last. asked: requests."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy

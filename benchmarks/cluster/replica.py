@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from heapq import heappop, heappush
 from itertools import count
-from typing import Any
+
+import simpy
 
 from benchmarks.cluster.costs import Costs
 
@@ -44,7 +45,7 @@ class Request:
         "answer", "arrived", "done", "first", "leader", "prompt", "reused", "todo", "tokens",
     )  # fmt: skip
 
-    def __init__(self, prompt: Node, answer: int, arrived: float, done: Any) -> None:
+    def __init__(self, prompt: Node, answer: int, arrived: float, done: simpy.Event) -> None:
         self.prompt = prompt
         self.answer = answer
         self.arrived = arrived
@@ -98,7 +99,7 @@ class Replica:
     """asked, answered: requests so far. busy: seconds in which it had any. ongoing: requests now,
     waiting ones included."""
 
-    def __init__(self, env: Any, costs: Costs, name: str) -> None:
+    def __init__(self, env: simpy.Environment, costs: Costs, name: str) -> None:
         self.env = env
         self.name = name
         self.costs = costs
@@ -141,10 +142,12 @@ class Replica:
         self._decoded += passed * self._answer_rate
         for request in self._turns:
             request.todo -= passed * self._prompt_rate
-        while self._answers and self._answers[0][0] <= self._decoded + 1e-6:
+        # What is less than a nanosecond away may be less than the clock can tell.
+        reached = self._decoded + 1e-6 + 1e-9 * self._answer_rate
+        while self._answers and self._answers[0][0] <= reached:
             self._end(heappop(self._answers)[2])
         for request in self._turns:
-            if request.todo <= 1e-6:
+            if request.todo <= 1e-6 + 1e-9 * self._prompt_rate:
                 self._prompts.remove(request)
                 request.first = self.env.now
                 if request.answer > 1:
@@ -179,7 +182,7 @@ class Replica:
             event = self.env.timeout(max(min(times), 0.0), self._planned)
             event.callbacks.append(self._wake)
 
-    def _wake(self, event: Any) -> None:
+    def _wake(self, event: simpy.Event) -> None:
         if event.value == self._planned:
             self._advance()
             self._plan()

@@ -35,11 +35,15 @@ class Autoscaler:
         wanted = min(
             max(ceil(average / target), self.placement.min_replicas), self.placement.max_replicas
         )
-        self._more_since = (self._more_since or now) if wanted > replicas else None
-        self._fewer_since = (self._fewer_since or now) if wanted < replicas else None
+        self._more_since = _since(self._more_since, now) if wanted > replicas else None
+        self._fewer_since = _since(self._fewer_since, now) if wanted < replicas else None
         if self._more_since is not None:
             return wanted if now - self._more_since >= self.placement.upscale_delay_s else replicas
         if self._fewer_since is not None:
             fewer = now - self._fewer_since >= self.placement.downscale_delay_s
             return wanted if fewer else replicas
         return replicas
+
+
+def _since(before: float | None, now: float) -> float:
+    return now if before is None else before

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from itertools import accumulate
 from random import Random
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 import simpy
 
 from benchmarks.cluster.costs import BYTES_PER_TOKEN, Costs
 from benchmarks.cluster.replica import Node
 from engine.api import Chat, Message, Raw
+
+Role = Literal["system", "user", "assistant"]
 
 MARKERS = 5
 """Tokens of a template around a message."""
@@ -23,7 +25,7 @@ LONGEST = 6000
 class Ask(Protocol):
     """Sends a prompt, of which the node is the end; the event brings the node of the answer."""
 
-    def __call__(self, prompt: Chat | Raw, node: Node, answer: int) -> Any: ...
+    def __call__(self, prompt: Chat | Raw, node: Node, answer: int) -> simpy.Event: ...
 
 
 class Workload(Protocol):
@@ -33,7 +35,9 @@ class Workload(Protocol):
 
     def __init__(self, rng: Random, nodes: int) -> None: ...
 
-    def visit(self, env: Any, rng: Random, ask: Ask) -> Iterator[Any]:
+    def visit(
+        self, env: simpy.Environment, rng: Random, ask: Ask
+    ) -> Generator[simpy.Event, Node, None]:
         """A simpy process: one user's visit."""
 
 
@@ -44,7 +48,7 @@ class Talk:
         self.messages = messages
         self.node = node
 
-    def say(self, role: Any, text: str, *nodes: Node) -> Talk:
+    def say(self, role: Role, text: str, *nodes: Node) -> Talk:
         """With a message more. nodes: what it adds, if not one new node."""
         if not nodes:
             nodes = (Node(_tokens(text) + MARKERS, self.node),)
@@ -54,7 +58,7 @@ class Talk:
         """With the answer that came."""
         return self.say("assistant", words(rng, node.tokens), node)
 
-    def ask(self, ask: Ask, answer: int) -> Any:
+    def ask(self, ask: Ask, answer: int) -> simpy.Event:
         assert self.node is not None
         return ask(Chat(self.messages), self.node, answer)
 
@@ -72,7 +76,9 @@ class Chats:
         ]
         self._weights = _zipf(len(self._systems), 1.0)
 
-    def visit(self, env: Any, rng: Random, ask: Ask) -> Iterator[Any]:
+    def visit(
+        self, env: simpy.Environment, rng: Random, ask: Ask
+    ) -> Generator[simpy.Event, Node, None]:
         if rng.random() < 0.15:
             text = words(rng, _size(rng, 300, 0.8, 3000))
             yield ask(Raw(text), Node(_tokens(text)), _size(rng, 100, 0.6, 400))
@@ -113,13 +119,17 @@ class Documents:
             for _ in range(5 + nodes // 5)
         ]
 
-    def visit(self, env: Any, rng: Random, ask: Ask) -> Iterator[Any]:
+    def visit(
+        self, env: simpy.Environment, rng: Random, ask: Ask
+    ) -> Generator[simpy.Event, Node, None]:
         if rng.random() < 0.67:
             yield from self._reader(env, rng, ask)
         else:
             yield from self._agent(env, rng, ask)
 
-    def _reader(self, env: Any, rng: Random, ask: Ask) -> Iterator[Any]:
+    def _reader(
+        self, env: simpy.Environment, rng: Random, ask: Ask
+    ) -> Generator[simpy.Event, Node, None]:
         ((document, node),) = rng.choices(self._documents, cum_weights=self._weights)
         question = words(rng, _size(rng, 30, 0.5, 200))
         end = Node(_tokens(question) + MARKERS, node)
@@ -131,7 +141,9 @@ class Documents:
             talk = talk.say("user", words(rng, _size(rng, 30, 0.5, 200)))
             yield talk.ask(ask, _size(rng, 80, 0.5, 300))
 
-    def _agent(self, env: Any, rng: Random, ask: Ask) -> Iterator[Any]:
+    def _agent(
+        self, env: simpy.Environment, rng: Random, ask: Ask
+    ) -> Generator[simpy.Event, Node, None]:
         talk = rng.choice(self._tools).say("user", words(rng, _size(rng, 80, 0.8, 500)))
         for _ in range(rng.randint(1, 5)):
             answer = _size(rng, 40, 0.5, 150)
@@ -139,8 +151,7 @@ class Documents:
             yield env.timeout(rng.expovariate(1 / 1.0))
             talk = talk.say("user", words(rng, _size(rng, 150, 0.9, 1200)))
         forks = [
-            talk.say("user", words(rng, _size(rng, 40, 0.5, 200)))
-            for _ in range(rng.randint(2, 4))
+            talk.say("user", words(rng, _size(rng, 40, 0.5, 200))) for _ in range(rng.randint(2, 4))
         ]
         yield env.all_of([fork.ask(ask, _size(rng, 100, 0.5, 300)) for fork in forks])
 
@@ -157,7 +168,7 @@ def work(kind: Callable[[Random, int], Workload], costs: Costs, nodes: int, seed
     env, rng, total, visits = simpy.Environment(), Random(seed), 0.0, 2000
     workload = kind(rng, nodes)
 
-    def ask(prompt: Chat | Raw, node: Node, answer: int) -> Any:
+    def ask(prompt: Chat | Raw, node: Node, answer: int) -> simpy.Event:
         nonlocal total
         total += costs.work(sum(each.tokens for each in node.upwards()), answer)
         return env.timeout(0, Node(answer, node))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import pi, sin
+from math import cos, pi
 from random import Random
-from typing import Any
 
 import simpy
 
@@ -24,11 +23,13 @@ TICK = 1.0
 
 @dataclass(frozen=True)
 class Run:
-    """What is simulated. nodes: replicas, each on a machine of its own; the most there are where
-    placement scales them. load: 1 is as much as all of them can do where nothing is reused. bridges:
-    0 is one for ten nodes. stale: seconds from one report of the replicas to the next. warm: seconds
-    before requests count; counted: while they do; rest: afterwards, for their ends. swing: the load
-    goes down by this part of it and up again, once.
+    """What is simulated.
+
+    nodes: replicas, each on a machine of its own; the most there are where placement scales them.
+    load: 1 is as much as all of them can do where nothing is reused. bridges: 0 is one for ten
+    nodes. stale: seconds from one report of the replicas to the next. warm: seconds before requests
+    count; counted: while they do; rest: afterwards, for their ends. swing: by which part the load
+    is less at the beginning and the end than in the middle.
     """
 
     workload: type[Workload]
@@ -57,11 +58,15 @@ class Run:
 
 @dataclass
 class Outcome:
-    """first: seconds to the first token of each counted request, ascending; of those without one,
-    how long they waited. late: how many those are. utilisation: the part of the replicas' time in
-    which they had anything to do. homes_share: of the bridge's that has the most, of the replica
-    that is home to the most, times the replicas: 1 is its fair share. replica_hours: of all, in the
-    whole run. bridge_cpu: of one core, of each bridge. choice_us: microseconds of this machine."""
+    """How it went.
+
+    first: seconds to the first token of each counted request, ascending; of those without one, how
+    long they waited. late: how many those are. asked, answered, ongoing: requests of the whole run.
+    utilisation: the part of the replicas' time in which they had anything to do. homes_share:
+    conversations that the replica with the most is home to, against the average; of all bridges
+    together. replica_hours: of all, in the whole run. bridge_cpu: of one core, of each bridge.
+    choice_us: microseconds of this machine.
+    """
 
     first: list[float]
     late: int
@@ -90,7 +95,7 @@ class Outcome:
 class World:
     """See `Run`."""
 
-    def __init__(self, run: Run, arrivals: Callable[[float], float] | None = None) -> None:
+    def __init__(self, run: Run) -> None:
         self.run_ = run
         self.env = simpy.Environment()
         self._rng = Random(run.seed)
@@ -125,13 +130,13 @@ class World:
 
     # Users
 
-    def _arrive(self) -> Iterator[Any]:
+    def _arrive(self) -> Iterator[simpy.Event]:
         run = self.run_
         rate = run.load * run.nodes / work(run.workload, run.costs, run.nodes, run.seed)
         while True:
             yield self.env.timeout(self._rng.expovariate(rate))
             # Thinned, where there is less than the most.
-            low = run.swing * (1 + sin(2 * pi * self.env.now / run.end + pi / 2)) / 2
+            low = run.swing * (1 + cos(2 * pi * self.env.now / run.end)) / 2
             if run.swing and self._rng.random() < low:
                 continue
             bridge = self._rng.choice(self._bridges)
@@ -139,13 +144,13 @@ class World:
             rng = Random(self._rng.getrandbits(64))
             self.env.process(self._visit(bridge, rng))
 
-    def _visit(self, bridge: Bridge, rng: Random) -> Iterator[Any]:
-        def ask(prompt: Chat | Raw, node: Node, answer: int) -> Any:
+    def _visit(self, bridge: Bridge, rng: Random) -> Iterator[simpy.Event]:
+        def ask(prompt: Chat | Raw, node: Node, answer: int) -> simpy.Event:
             return self._ask(bridge, prompt, node, answer)
 
         return self._workload.visit(self.env, rng, ask)
 
-    def _ask(self, bridge: Bridge, prompt: Chat | Raw, node: Node, answer: int) -> Any:
+    def _ask(self, bridge: Bridge, prompt: Chat | Raw, node: Node, answer: int) -> simpy.Event:
         run, now = self.run_, self.env.now
         began = time.perf_counter()
         name = bridge.choose(prompt, now)
@@ -176,7 +181,7 @@ class World:
             bridge.policy.replicas(names)
             bridge.learn(load)
 
-    def _report(self) -> Iterator[Any]:
+    def _report(self) -> Iterator[simpy.Event]:
         while True:
             yield self.env.timeout(self.run_.stale)
             load = {replica.name: replica.ongoing for replica in self._taking()}
@@ -196,7 +201,7 @@ class World:
         if sum(homes.values()):
             self._shares.append(max(homes.values()) / sum(homes.values()) * len(homes))
 
-    def _scale(self) -> Iterator[Any]:
+    def _scale(self) -> Iterator[simpy.Event]:
         assert self._scaler is not None
         while True:
             yield self.env.timeout(TICK)
@@ -215,7 +220,7 @@ class World:
             for replica in [r for r in self._replicas.values() if r.draining and not r.ongoing]:
                 self._retire(replica)
 
-    def _start(self) -> Iterator[Any]:
+    def _start(self) -> Iterator[simpy.Event]:
         # Its machine is taken from here on.
         self._hours += self.run_.costs.start / 3600
         yield self.env.timeout(self.run_.costs.start)
@@ -235,10 +240,7 @@ class World:
             self._retire(replica)
         requests = self._counted
         extra = self.run_.costs.first_item / 1000
-        first = sorted(
-            (r.first if r.first >= 0 else now) - r.arrived + extra for r in requests
-        )
-        lived = sum(now - r.born if not r.draining else r.busy for r in self._gone)
+        first = sorted((r.first if r.first >= 0 else now) - r.arrived + extra for r in requests)
         asked = sum(bridge.asked for bridge in self._bridges)
         return Outcome(
             first=first,
@@ -248,7 +250,7 @@ class World:
             ongoing=sum(replica.ongoing for replica in self._gone),
             prompt_tokens=sum(r.tokens for r in requests if r.first >= 0),
             reused_tokens=sum(r.reused for r in requests if r.first >= 0),
-            utilisation=sum(replica.busy for replica in self._gone) / lived,
+            utilisation=sum(replica.busy for replica in self._gone) / (self._hours * 3600),
             homes_share=sum(self._shares) / max(len(self._shares), 1),
             replica_hours=self._hours,
             most_replicas=self._most,

@@ -8,12 +8,16 @@ clients that send their history each time, and prompts that begin with the same 
 The rule: the replica with the least cost, in bytes of prompt, which is what it has to compute of
 this one and `waiting` for each request that is there already. A conversation returns to its home
 as long as that is cheapest; every other request keeps out of replicas that are home to more than
-their share. Where costs are equal the first on a ring from the hash of the prompt's beginning is
-taken (consistent hashing, which finds its place in one look where rendezvous hashing asks every
-replica), so that bridges that know nothing of each other agree where a system prompt lives.
+their share.
 
-Pure: no Ray, no clock (`now` is passed in, in seconds), no chance. A thousand replicas cost some
-tens of microseconds. One model has one `Affinity`.
+Of many replicas only some are looked at: those that hold the prompt's beginning, and a few on a
+ring from its hash (consistent hashing, which finds its place in one look where rendezvous hashing
+asks every replica). There bridges that know nothing of each other find the same place for a system
+prompt. They must not all look for the least loaded of all: their news is a second old, so they
+would all find the same one (`python -m benchmarks.cluster.simulate` showed it).
+
+Pure: no Ray, no clock (`now` is passed in, in seconds), no chance. A choice takes some tens of
+microseconds, however many replicas there are. One model has one `Affinity`.
 """
 
 from __future__ import annotations
@@ -119,9 +123,10 @@ class Affinity:
     capacity: bytes of prompts that a replica's KV cache is assumed to hold (four for each cell of
     it, or so). bound: how many times the average of conversations a replica is home to, before it
     gets no new ones; one more than that, rounded up, is allowed. waiting: bytes of prompt whose
-    computation costs as much as one more request that is there already. recent: seconds after its
-    last request for which a conversation counts. marks: cuts remembered in all, each about 350
-    bytes of memory.
+    computation costs as much as one more request that is there already; with more, conversations
+    move more often, and moving makes work (`benchmarks.cluster`). recent: seconds after its last
+    request for which a conversation counts. marks: cuts remembered in all, each about 300 bytes of
+    memory.
     """
 
     def __init__(
@@ -129,7 +134,7 @@ class Affinity:
         capacity: int,
         bound: float = 1.25,
         *,
-        waiting: int = 2048,
+        waiting: int = 512,
         recent: float = 300.0,
         marks: int = 262_144,
     ) -> None:
@@ -211,7 +216,7 @@ class Affinity:
         return ranked
 
     def routed(self, key: Key, replica: str, now: float) -> None:
-        """A prompt went there, and will be in its cache. Raises nothing for one that is gone."""
+        """A prompt went there, and will be in its cache; nothing happens for one that is gone."""
         if replica not in self._names:
             return
         held = self._held.setdefault(replica, OrderedDict())

@@ -26,6 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from engine.api import EngineError
 from engine.cluster import digests
 from engine.cluster.copies import CopyState, CopyStatus, ModelFile, Store, hold, intact, together
+from engine.cluster.digests import Stamp, stamp_of
 from engine.cluster.fetching import Reply, fetch
 from engine.cluster.others import NAMESPACE, PREFIX, SHORT_SILENCE, Others, find_agent
 
@@ -80,8 +81,8 @@ class Agent:
         self._paths: dict[str, str] = {}
         """Where a file lies that is no copy, by SHA-256: what the loader has, and the same on a
         file system that nodes share."""
-        self._refused: set[str] = set()
-        """Those of them that turned out to be broken."""
+        self._refused: dict[str, tuple[str, Stamp]] = {}
+        """Paths of what turned out to be broken: what it is not, and what it was like then."""
         self._doubted: set[str] = set()
         """SHA-256 of the files that are read again, as somebody got broken bytes."""
         self._givers: dict[str, set[str]] = {}
@@ -164,7 +165,8 @@ class Agent:
         if path == str(self._store.path(file.sha256)):
             self._store.remove(file.sha256)
         else:
-            self._refused.add(path)
+            with suppress(OSError):
+                self._refused[path] = (file.sha256, stamp_of(path))
         return False
 
     async def _place(self, file: ModelFile) -> Placed:
@@ -187,7 +189,7 @@ class Agent:
             self._tell(file, "checking", done)
 
         if intact(file.path, file, checking):
-            self._refused.discard(file.path)
+            self._refused.pop(file.path, None)
             self._paths[file.sha256] = file.path
             return file.path
         return self._store.find(file, checking)
@@ -219,9 +221,10 @@ class Agent:
             paths.insert(0, file.path)
         for path in paths:
             with suppress(OSError):
-                if path is None or path in self._refused:
+                if path is None:
                     continue
-                if os.stat(path).st_size == file.size:
+                stamp = stamp_of(path)
+                if stamp.size == file.size and self._refused.get(path) != (file.sha256, stamp):
                     return path
         return None
 

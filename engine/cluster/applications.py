@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 from ray import serve
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
@@ -27,6 +28,9 @@ long; one that hangs fails its health check, and is killed."""
 
 TRIES = 3
 """How often Serve tries to start a replica before it gives the application up."""
+
+PATIENCE_S = 5.0
+"""Seconds for which an application that another gateway deploys is waited for."""
 
 POLL_S = 0.25
 """Seconds between two looks at an application that is being deployed."""
@@ -46,8 +50,11 @@ async def start() -> None:
 
 
 async def running() -> dict[str, ApplicationStatusOverview]:
-    """Our applications, by the names of their models."""
-    status = await asyncio.to_thread(serve.status)
+    """Our applications, by the names of their models; none where somebody has shut Serve down."""
+    try:
+        status = await asyncio.to_thread(serve.status)
+    except RayServeException:
+        return {}
     return {
         model: overview
         for name, overview in status.applications.items()
@@ -71,16 +78,30 @@ def handle(model: str, fingerprint: str) -> DeploymentHandle:
     )
 
 
-async def deploy(spec: Spec) -> bool:
+async def deploy(spec: Spec, *, first: bool) -> bool:
     """Have an application that does what ``spec`` says, and do not wait for its replicas. Returns
     whether it is new: one that is there and does the same is left as it is, for to deploy it again
-    would replace its replicas."""
-    there = (await running()).get(spec.name)
-    if there is not None and there.status != ApplicationStatus.DEPLOY_FAILED:
-        if there.status == ApplicationStatus.DELETING:
+    would replace its replicas.
+
+    first: whether nobody has begun to deploy it. Who is not the first waits, for a while, until it
+    is there: a thousand bridges may be started at once, and all load the same.
+    """
+    patience = 0.0 if first else PATIENCE_S
+    while True:
+        there = (await running()).get(spec.name)
+        if there is not None and there.status == ApplicationStatus.DELETING:
             await delete(spec.name)
-        elif fingerprint(there) == spec.fingerprint:
+        elif (
+            there is not None
+            and there.status != ApplicationStatus.DEPLOY_FAILED
+            and fingerprint(there) == spec.fingerprint
+        ):
             return False
+        if patience <= 0:
+            break
+        await asyncio.sleep(POLL_S)
+        patience -= POLL_S
+    await start()
     target = serve.RunTarget(_deployment(spec), application(spec.name), route_prefix=None)
     await asyncio.to_thread(serve.run_many, [target], wait_for_applications_running=False)
     return True

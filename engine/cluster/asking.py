@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import NoReturn, Protocol
 
 import msgspec
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
@@ -24,7 +24,7 @@ from engine import frames
 from engine.api import Raw, Usage
 from engine.cluster import router
 from engine.cluster.affinity import key_of
-from engine.cluster.wire import Ask, Question
+from engine.cluster.wire import Ask, Question, application
 
 SILENCE_S = 5.0
 """Seconds without a word after which a replica is taken for lost; it sends one a second."""
@@ -58,20 +58,21 @@ class _Lost(Exception):
 
 
 class Asking:
-    """See above. link: takes the events, with the id of the `Ask`. siblings: how many questions
-    there are at once."""
+    """See above. handle: finds what asks the model, and raises `EngineError` where there is none.
+    link: takes the events, with the id of the `Ask`. siblings: how many questions there are at
+    once."""
 
     def __init__(
         self,
         ask: Ask,
-        handle: DeploymentHandle,
+        handle: Callable[[], Awaitable[DeploymentHandle]],
         link: Link,
         siblings: Callable[[], int],
     ) -> None:
         self.ask = ask
         request = ask.request
         self.key = key_of(Raw(request) if isinstance(request, str) else request.prompt)
-        self._handle = handle
+        self._find = handle
         self._link = link
         self._siblings = siblings
         self._replica = self._node = ""
@@ -81,7 +82,8 @@ class Asking:
         self._silence: asyncio.Timeout | None = None
 
     async def run(self) -> None:
-        """Ask until it is answered. Cancelled, it cancels the answer."""
+        """Ask until it is answered. Cancelled, it cancels the answer. Raises `EngineError` where
+        there is no such model, or no more."""
         for attempt in itertools.count(1):
             try:
                 await self._attempt()
@@ -102,6 +104,7 @@ class Asking:
         self._heard()
 
     async def _attempt(self) -> None:
+        handle = await self._find()
         number = next(_numbers)
         question = Question(self.ask.request, self._siblings() * PACE_S)
         router.asked[number] = self
@@ -111,7 +114,7 @@ class Asking:
         try:
             # Without a limit until a replica is found: the next one may have to be started.
             async with asyncio.timeout(None) as self._silence:
-                response = self._handle.remote(number, _encoder.encode(question))
+                response = handle.remote(number, _encoder.encode(question))
                 async for message in response:
                     self._heard()
                     ended = self._take(frames.unpack_events(message)) or ended
@@ -119,27 +122,31 @@ class Asking:
                         self._silence.reschedule(None)
                         await self._link.room()
                         self._heard()
-            how = "its answer broke off"
+            how, gone = "its answer broke off", False
         except TimeoutError:
-            how = f"silent for {SILENCE_S:g} s"
+            how, gone = f"silent for {SILENCE_S:g} s", True
         except (RayError, RayServeException, OSError) as error:
-            how = _sentence(error)
+            how, gone = _sentence(error), True
         finally:
             self._silence = None
             del router.asked[number]
             if response is not None and not ended:
                 response.cancel()
         if not ended:
-            self._be_lost(how)
+            self._be_lost(how, gone=gone)
 
     def _heard(self) -> None:
         if self._silence is not None:
             self._silence.reschedule(asyncio.get_running_loop().time() + SILENCE_S)
 
-    def _be_lost(self, how: str) -> None:
-        if found := router.routers.get(self._handle.app_name):
-            found.avoid(self._replica)
-        raise _Lost(f"replica {self._replica or 'unknown'} on node {self._node[:8]}: {how}")
+    def _be_lost(self, how: str, *, gone: bool) -> NoReturn:
+        """gone: whether the whole replica is."""
+        if not self._replica:
+            raise _Lost(f"no replica was found: {how}")
+        why = f"replica {self._replica} on node {self._node[:12]}: {how}"
+        if found := router.routers.get(application(self.ask.name)):
+            found.avoid(self._replica, why, gone=gone)
+        raise _Lost(why)
 
     def _take(self, events: list[frames.Event]) -> bool:
         """Pass events on; returns whether they were the last."""
@@ -155,7 +162,7 @@ class Asking:
                     ended = True
                 case frames.Failed():
                     if event.lost:
-                        raise _Lost(event.error)
+                        self._be_lost(event.error, gone=False)
                     ended = True
                 case frames.Embedded():
                     ended = True
@@ -174,4 +181,6 @@ class Asking:
 
 
 def _sentence(error: Exception) -> str:
+    if isinstance(error, RayActorError):
+        return "it died"
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -23,7 +23,7 @@ BLOCK = 4 << 20
 """Bytes that are read at once."""
 
 
-class _Stamp(msgspec.Struct, frozen=True):
+class Stamp(msgspec.Struct, frozen=True):
     """What tells that a file has not changed."""
 
     inode: int
@@ -34,7 +34,7 @@ class _Stamp(msgspec.Struct, frozen=True):
 
 class _Record(msgspec.Struct, frozen=True):
     path: str
-    stamp: _Stamp
+    stamp: Stamp
     sha256: str
 
 
@@ -56,6 +56,12 @@ def make_folder(folder: Path) -> None:
         raise EngineError(f"no copies can be kept in {folder}: {error.strerror}") from error
 
 
+def stamp_of(file: int | str) -> Stamp:
+    """Of a file by its path, or its descriptor. Raises `OSError`."""
+    stat = os.stat(file)
+    return Stamp(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
 def digest(path: str, progress: Callable[[int], None] | None = None) -> tuple[str, int]:
     """SHA-256, in hex, and bytes of a file. ``progress`` gets the bytes read so far.
 
@@ -64,12 +70,12 @@ def digest(path: str, progress: Callable[[int], None] | None = None) -> tuple[st
     real = os.path.realpath(path)
     try:
         with open(real, "rb", buffering=0) as file:
-            stamp = _stamp(file.fileno())
+            stamp = stamp_of(file.fileno())
             known = _recall(real, stamp)
             if known is not None:
                 return known, stamp.size
             sha256 = _hash(file.fileno(), progress)
-            if _stamp(file.fileno()) != stamp:
+            if stamp_of(file.fileno()) != stamp:
                 raise EngineError(f"it changes while it is read: {path}")
     except FileNotFoundError:
         raise EngineError(f"no such file: {path}") from None
@@ -85,7 +91,7 @@ def remember(path: str, sha256: str) -> None:
     """What a file is that was just written. Without an error: it would be computed again."""
     real = os.path.realpath(path)
     with suppress(OSError):
-        _keep(_Record(real, _stamp(real), sha256))
+        _keep(_Record(real, stamp_of(real), sha256))
 
 
 def touch(path: str) -> None:
@@ -129,11 +135,6 @@ def _hash(file: int, progress: Callable[[int], None] | None) -> str:
     return sha256.hexdigest()
 
 
-def _stamp(file: int | str) -> _Stamp:
-    stat = os.stat(file)
-    return _Stamp(stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-
-
 def _places() -> Path:
     return node_cache() / "digests"
 
@@ -144,7 +145,7 @@ def _place(real: str) -> Path:
     return _places() / f"{hashlib.sha256(os.fsencode(real)).hexdigest()[:32]}.json"
 
 
-def _recall(real: str, stamp: _Stamp) -> str | None:
+def _recall(real: str, stamp: Stamp) -> str | None:
     try:
         record = msgspec.json.decode(_place(real).read_bytes(), type=_Record)
     except (OSError, msgspec.DecodeError):

@@ -25,8 +25,12 @@ import socket
 import sys
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 
 import ray
+from ray._private import worker
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from engine import frames
 from engine.api import EngineError
@@ -73,6 +77,21 @@ class Link:
         return self._writer.transport.get_write_buffer_size() > HIGH_WATER
 
 
+class ToBridge(logging.Handler):
+    """Passes what is logged here on to the bridge, which logs it in its own way."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__()
+        self._link = link
+        self._loop = asyncio.get_running_loop()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """From any thread."""
+        event = frames.Log(record.levelno, self.format(record))
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._link.tell, event)
+
+
 class Gateway:
     """See above."""
 
@@ -83,6 +102,7 @@ class Gateway:
         self._askings: dict[int, asyncio.Task[None]] = {}
         self._loads: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._trouble = ""
 
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Carry out commands until the bridge is gone."""
@@ -91,6 +111,8 @@ class Gateway:
         while data := await reader.read(1 << 16):
             for body in unframer.feed(data):
                 self._take(wire.unpack_command(body))
+        # What still runs is cancelled now; that Ray misses our loop then concerns nobody.
+        logging.disable(logging.CRITICAL)
 
     def _take(self, command: wire.Command) -> None:
         match command:
@@ -112,43 +134,51 @@ class Gateway:
                 self._start(self._free(command))
             case wire.Look():
                 self._nodes.look()
-                self._start(self._look_at_nodes())
+                self._start(self._look())
 
     async def _ask(self, ask: wire.Ask) -> None:
         try:
-            handle = await self._models.handle(ask.name)
+            handle = partial(self._models.handle, ask.name)
             await Asking(ask, handle, self._link, lambda: len(self._askings)).run()
-        except EngineError as error:
-            self._link.tell(frames.Failed(ask.id, str(error)))
+        except Exception as error:
+            self._link.tell(frames.Failed(ask.id, _told(error)))
 
     async def _load(self, load: wire.Load) -> None:
-        try:
-            await self._models.load(load.name, load.path, load.options)
-        except EngineError as error:
-            self._link.tell(wire.Result(load.number, str(error)))
-        else:
-            self._link.tell(wire.Result(load.number))
+        await self._result(load, self._models.load(load.name, load.path, load.options))
 
     async def _free(self, free: wire.Free) -> None:
-        try:
-            await self._models.free(free.name)
-        except EngineError as error:
-            self._link.tell(wire.Result(free.number, str(error)))
-        else:
-            self._link.tell(wire.Result(free.number))
+        await self._result(free, self._models.free(free.name))
 
-    async def _look_at_nodes(self) -> None:
-        await self._nodes.learn()
-        if self._nodes.watched:
-            self._nodes.report(await self._models.ask_all())
-        self._link.tell(wire.Nodes(self._nodes.known))
+    async def _result(
+        self, command: wire.Load | wire.Free, work: Coroutine[None, None, None]
+    ) -> None:
+        try:
+            await work
+        except Exception as error:
+            self._link.tell(wire.Result(command.number, _told(error)))
+        else:
+            self._link.tell(wire.Result(command.number))
+
+    async def _look(self) -> None:
+        """See what there is now, and tell. That the cluster does not say is logged, once: what was
+        last seen goes on, for the answers that run do."""
+        try:
+            await self._nodes.learn()
+            await self._models.refresh()
+            if self._nodes.watched:
+                self._nodes.report(await self._models.ask_all())
+        except (RayError, RayServeException, TimeoutError) as error:
+            if str(error) != self._trouble:
+                logger.warning("the cluster does not say what there is: %s", _sentence(error))
+            self._trouble = str(error)
+        else:
+            self._trouble = ""
+            self._link.tell(wire.Nodes(self._nodes.known))
 
     async def _watch(self) -> None:
         """Keep what the bridge knows true: others load and free, too, and replicas come and go."""
         while True:
-            await self._nodes.learn()
-            await self._models.refresh()
-            await self._look_at_nodes()
+            await self._look()
             await asyncio.sleep(LOOK_S + PER_NODE_S * self._nodes.count)
 
     def _tell_models(self, models: list[wire.Loaded]) -> None:
@@ -171,6 +201,7 @@ class Gateway:
 async def _main(sock: socket.socket, address: str, engine: str, worker_timeout: float) -> None:
     reader, writer = await asyncio.open_connection(sock=sock)
     link = Link(writer)
+    logging.getLogger().addHandler(ToBridge(link))
     try:
         where = _connect(address)
         await applications.start()
@@ -188,26 +219,44 @@ def _connect(address: str) -> str:
         # Ray itself takes 40 seconds to find that nobody is there.
         host, _, port = address.rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # Of replicas that die we tell ourselves, in a line each.
+    serve = logging.getLogger("ray.serve")
+    serve.setLevel(logging.ERROR)
+    serve.propagate = True
     ray.init(
         address=address or "auto",
         namespace="llambo",
         log_to_driver=False,
-        logging_level="WARNING",
+        logging_level="ERROR",
     )
+    # Else every death is told once more, on stderr and in colours, whatever log_to_driver is.
+    worker.print_to_stdstream = lambda *data, **options: None
     return str(ray.get_runtime_context().gcs_address)
 
 
 def _why(address: str, error: Exception) -> str:
-    said = str(error).strip().splitlines()
     where = f"at {address}" if address else "on this machine"
-    return f"i/o error: no Ray cluster {where}: {said[0] if said else type(error).__name__}"
+    return f"i/o error: no Ray cluster {where}: {_sentence(error)}"
+
+
+def _told(error: Exception) -> str:
+    """An error as the bridge tells it. What is not meant for users is logged, too."""
+    if isinstance(error, EngineError):
+        return str(error)
+    logger.error("a defect in the gateway to the cluster", exc_info=error)
+    return f"i/o error: the cluster: {_sentence(error)}"
+
+
+def _sentence(error: Exception) -> str:
+    said = str(error).strip().splitlines()
+    return said[0] if said else type(error).__name__
 
 
 def main(address: str, engine: str, worker_timeout: str, fd: str) -> None:
     """Run one, and end with the bridge."""
     with socket.socket(fileno=int(fd)) as sock:
         asyncio.run(_main(sock, address, engine, float(worker_timeout)))
+    os._exit(0)  # at once: Ray takes seconds to leave the cluster in good order
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import msgspec
 import trio
 
 import engine
-from engine import memory
+from engine import frames
 from engine.answer import OfOne, WorkerAnswer, WorkerVector
 from engine.api import (
     MAX_MODELS,
@@ -213,9 +213,9 @@ class ClusterEngine:
         return [self._status(loaded) for loaded in self._loaded.values()]
 
     def room(self) -> int:
-        """See `engine.api.Engine.room`: of the node that has most, as far as that is known."""
+        """See `engine.api.Engine.room`: of the node that has most; 0 while none is known."""
         known = [node.memory_available_bytes for node in self._nodes]
-        return max((bytes for bytes in known if bytes is not None), default=memory.available())
+        return max((bytes for bytes in known if bytes is not None), default=0)
 
     def nodes(self) -> list[NodeStatus]:
         """See `engine.api.Cluster.nodes`."""
@@ -348,6 +348,8 @@ class ClusterEngine:
                 self._known = True
                 self._loaded = {loaded.status.name: loaded for loaded in event.models}
                 self._tell_news()
+            case frames.Log():
+                logger.log(event.level, "%s", event.text)
             case wire.Nodes():
                 self._nodes, self._learned = event.nodes, trio.current_time()
             case wire.Result():

@@ -73,8 +73,9 @@ class Models:
 
     async def handle(self, name: str) -> DeploymentHandle:
         """What asks that model. Raises `EngineError` if there is none."""
-        if name not in self._models:
-            await self.refresh()
+        found = router.routers.get(application(name))
+        if name not in self._models or found is None or not found.curr_replicas:
+            await self.refresh()  # it may have gone, or be another by now
         if name not in self._models:
             raise EngineError(f"no model {name} is loaded")
         return self._models[name].handle
@@ -83,18 +84,17 @@ class Models:
         """Have it in the cluster, as `engine.api.Engine.load` says. Raises `EngineError`.
         Cancelled, what it began ends."""
         spec = await self._spec(name, path, options)
-        _put(spec)
-        new = await applications.deploy(spec)
+        new = await applications.deploy(spec, first=_put(spec))
         try:
             await applications.wait(spec, partial(self._look, spec))
         except EngineError:
             there = (await applications.running()).get(name)
             if there is not None and there.status == ApplicationStatus.DEPLOY_FAILED:
-                await applications.delete(name)
+                await self._delete(spec)
             raise
         except asyncio.CancelledError:
             if new:
-                await asyncio.shield(applications.delete(name))
+                await asyncio.shield(self._delete(spec))
             raise
         finally:
             await asyncio.shield(self.refresh())
@@ -106,8 +106,7 @@ class Models:
         if (model := self._models.get(name)) is None:
             raise EngineError(f"no model {name} is loaded")
         await _broadcast(model.handle, STOP_S, "stop", f"model {name} was freed")
-        await applications.delete(name)
-        _forget(model.spec)
+        await self._delete(model.spec)
         await self.refresh()
 
     async def refresh(self) -> None:
@@ -142,6 +141,14 @@ class Models:
             self._learn(model)
         self._report()
         return [report for model in models for report in model.reports.values()]
+
+    async def _delete(self, spec: Spec) -> None:
+        try:
+            await applications.delete(spec.name)
+        except TimeoutError as error:
+            raise EngineError(f"i/o error: the replicas of {spec.name} do not end") from error
+        finally:
+            _forget(spec)
 
     async def _look(self, spec: Spec) -> None:
         """While it is loading: how far the copies of its file are."""
@@ -275,9 +282,11 @@ def _key(name: str, fingerprint: str) -> str:
     return f"{application(name)}/{fingerprint}"
 
 
-def _put(spec: Spec) -> None:
-    value = msgspec.msgpack.encode(spec)
-    internal_kv._internal_kv_put(_key(spec.name, spec.fingerprint), value, namespace=_NAMESPACE)
+def _put(spec: Spec) -> bool:
+    """Keep it; returns whether it was not kept yet."""
+    key, value = _key(spec.name, spec.fingerprint), msgspec.msgpack.encode(spec)
+    there = internal_kv._internal_kv_put(key, value, overwrite=False, namespace=_NAMESPACE)
+    return not there
 
 
 def _get(name: str, fingerprint: str) -> Spec | None:

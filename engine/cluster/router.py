@@ -9,7 +9,9 @@ and the engine queues what is too much.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -18,8 +20,11 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 from engine.cluster.affinity import Affinity, Key
 from engine.cluster.wire import Facts
 
-AVOIDED_S = 30.0
-"""Seconds for which a replica that was lost gets no request, if Serve still shows it."""
+logger = logging.getLogger(__name__)
+
+AVOIDED_S = 15.0
+"""Seconds for which a replica that was lost gets no request, if Serve still shows it; one whose
+engine was lost gets those that no other can take."""
 
 _facts = msgspec.msgpack.Decoder(Facts)
 
@@ -48,19 +53,15 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
     def initialize_state(self, capacity: int) -> None:
         """capacity: bytes of prompts whose computation a replica keeps, about."""
         self._affinity = Affinity(capacity)
-        self._avoided: dict[str, float] = {}
+        self._avoided: dict[str, tuple[float, bool]] = {}
         self._running: dict[str, int] = {}
+        self._watched: dict[int, asyncio.Future[Any]] = {}
         routers[self.app_name] = self
 
     @property
     def supports_rejection_protocol(self) -> bool:
         """See above."""
         return False
-
-    def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        """Serve tells of the replicas that run."""
-        super().update_replicas(replicas)
-        self._affinity.replicas(replica.replica_id.unique_id for replica in replicas)
 
     def facts(self) -> dict[str, tuple[str, Facts]]:
         """Of the replicas that run, by their ids: Ray's ids of their nodes, and what they say."""
@@ -70,9 +71,11 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
             if (metadata := replica.replica_metadata) and "facts" in metadata
         }
 
-    def avoid(self, replica: str) -> None:
-        """That replica was lost: the next requests go elsewhere, if there is an elsewhere."""
-        self._avoided[replica] = time.monotonic() + AVOIDED_S
+    def avoid(self, replica: str, why: str, *, gone: bool) -> None:
+        """A request was lost there: the next ones go elsewhere. gone: or wait for an elsewhere."""
+        if replica not in self._avoided:
+            logger.warning("%s: %s", self.app_name, why)
+        self._avoided[replica] = time.monotonic() + AVOIDED_S, gone
 
     async def choose_replicas(
         self,
@@ -80,21 +83,28 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
         """See `ray.serve.request_router.RequestRouter`."""
-        by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         routed = asked.get(pending_request.args[0]) if pending_request is not None else None
         if routed is None:  # a broadcast, or nobody's any more
             return [candidate_replicas]
         now = time.monotonic()
-        self._avoided = {name: until for name, until in self._avoided.items() if until > now}
+        self._avoided = {name: one for name, one in self._avoided.items() if one[0] > now}
+        by_name = {
+            name: replica
+            for replica in candidate_replicas
+            if not self._avoided.get(name := replica.replica_id.unique_id, (0.0, False))[1]
+        }
+        self._affinity.replicas(by_name)
         loads = {name: self._load(replica) for name, replica in by_name.items()}
-        names = [name for name in self._affinity.choose(routed.key, loads, now) if name in by_name]
-        good = [name for name in names if name not in self._avoided]
-        bad = [name for name in names if name in self._avoided]
+        names = self._affinity.choose(routed.key, loads, now)
+        # Those whose engine was lost come last.
+        names.sort(key=self._avoided.__contains__)
         assert pending_request is not None
-        if not getattr(pending_request, "_watched", False):
-            pending_request._watched = True
-            pending_request.future.add_done_callback(lambda done: self._chosen(routed, done))
-        return [[by_name[name]] for name in (*good, *bad)]
+        # A request that Serve sends again gets another future.
+        future = pending_request.future
+        if self._watched.get(pending_request.args[0]) is not future:
+            self._watched[pending_request.args[0]] = future
+            future.add_done_callback(partial(self._chosen, pending_request.args[0]))
+        return [[by_name[name]] for name in names]
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """Serve tells that a request that was sent has ended, however."""
@@ -110,8 +120,11 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         known = self.replica_queue_len_cache.get(replica.replica_id) or 0
         return max(known, self._running.get(replica.replica_id.unique_id, 0))
 
-    def _chosen(self, routed: Routed, done: asyncio.Future[Any]) -> None:
-        if done.cancelled() or done.exception() is not None:
+    def _chosen(self, number: int, done: asyncio.Future[Any]) -> None:
+        if self._watched.get(number) is done:
+            del self._watched[number]
+        routed = asked.get(number)
+        if done.cancelled() or done.exception() is not None or routed is None:
             return
         replica: RunningReplica = done.result()
         name = replica.replica_id.unique_id

@@ -102,7 +102,7 @@ class EngineThread:
         lora = tuple(zip(adapters, scales, strict=True))
 
         async def load() -> None:
-            options = _replace(self.spec.options, lora=lora)
+            options = _here(self.spec.options, lora)
             try:
                 self.status = await self.engine.load(self.spec.name, path, options)
                 loaded.set_result(self.status)
@@ -237,5 +237,7 @@ class EngineThread:
             stream.put(*stream.admission(), frames.Done(0, "", answer.usage))
 
 
-def _replace(options: LoadOptions, lora: tuple[tuple[str, float], ...]) -> LoadOptions:
-    return msgspec.structs.replace(options, lora=lora)
+def _here(options: LoadOptions, lora: tuple[tuple[str, float], ...]) -> LoadOptions:
+    """With the files of this node, and as many threads as this replica has of its processors."""
+    threads = options.n_threads or max(round(options.placement.num_cpus), 1)
+    return msgspec.structs.replace(options, lora=lora, n_threads=threads)

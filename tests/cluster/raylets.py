@@ -49,7 +49,9 @@ class Raylets:
         self._cluster = Cluster()
         self._started = 0
 
-    def add(self, cache: Path | None = None, env: dict[str, str] | None = None, **options: Any):
+    def add(
+        self, cache: Path | None = None, env: dict[str, str] | None = None, **options: Any
+    ) -> Node:
         """A node more. cache: its folder of copies. env: more variables of it and its actors.
         options: of `Cluster.add_node`, such as num_cpus, which is 2."""
         address = f"127.0.0.{self._started + 2}"
@@ -94,4 +96,4 @@ class Raylets:
 
 def pid_of(actor: Any) -> int:
     """The process of an actor of this machine."""
-    return ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
+    return int(ray.get(actor.__ray_call__.remote(lambda self: os.getpid())))

@@ -84,9 +84,9 @@ async def test_questions_survive_the_death_of_a_node(engine_of, raylets):
 
 async def test_questions_survive_the_death_of_the_worker_of_a_replica(engine_of, model):
     async with engine_of("llama") as engine:
-        await engine.load("m", str(model), two(n_ctx=1024))
+        await engine.load("m", str(model), two(n_ctx=1024, share=False))
         await ready(engine, "m", 2)
-        async with Crowd(engine, "m", chat("word " * 500)) as crowd:
+        async with Crowd(engine, "m", chat("word " * 300, max_tokens=2)) as crowd:
             await crowd.admitted()
             for replica in processes("m"):
                 for worker in workers(replica):
@@ -142,6 +142,19 @@ async def test_a_cancelled_answer_ends_at_its_replica(engine_of):
             await until(lambda: asked(engine, "m") == 1)
         await until(lambda: asked(engine, "m") == 0)
         await engine.free("m")
+
+
+async def test_the_answers_of_a_bridge_that_was_killed_end_at_their_replicas(engine_of):
+    async with engine_of("echo:5") as first, engine_of("echo:5") as second:
+        await first.load("m", "m", LoadOptions())
+        await ready(second, "m", 1)
+        async with first.generate("m", chat("word " * 500)) as answer:
+            await anext(aiter(answer))
+            await until(lambda: asked(second, "m") == 1)
+            for gateway in gateways():
+                gateway.kill()
+            await until(lambda: asked(second, "m") == 0)
+        await second.free("m")
 
 
 async def test_a_load_that_cannot_be_says_why_and_leaves_nothing(engine_of, tmp_path, model):

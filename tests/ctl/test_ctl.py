@@ -238,7 +238,6 @@ async def test_a_replica_may_have_more_threads_than_this_machine(client, cluster
         ("num_cpus=-1", "invalid num_cpus '-1': it takes a number from 0 to 1024"),
         ("num_cpus=nan", "invalid num_cpus 'nan': it takes a number from 0 to 1024"),
         ("num_gpus=1.5", "invalid num_gpus '1.5': it takes a part of one, or a whole number"),
-        ("min_replicas=0", "invalid min_replicas '0': it takes a whole number from 1 to 10000"),
         ("max_replicas=2.5", "invalid max_replicas '2.5': it takes a whole number from 1 to"),
         ("min_replicas=3 max_replicas=2",
          "invalid max_replicas '2': it is less than min_replicas, 3"),

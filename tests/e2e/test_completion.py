@@ -206,6 +206,7 @@ def test_settings_are_named_with_the_words_that_they_take(offered):
     assert offered("llambo ask -p overflow=") == ["overflow=stop", "overflow=slide"]
     assert offered("llambo load -o flash") == ["flash_attn=auto", "flash_attn=on", "flash_attn=off"]
     assert offered("llambo load -o n_c") == ["n_ctx=", "n_cells="]
+    assert offered("llambo load -o m") == ["min_replicas=", "max_replicas="]
 
 
 def test_options_come_when_a_dash_is_typed(offered):

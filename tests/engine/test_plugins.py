@@ -60,7 +60,7 @@ def test_an_engine_of_another_package_gets_its_argument_and_the_limits(installed
 
 def test_an_unknown_engine_is_refused_with_those_of_other_packages(installed):
     installed("tapes", "tape = made:Made", "disc = made:Made")
-    known = "no engine 'nonsense': there are llama, echo, echo:RATE, disc and tape"
+    known = "no engine 'nonsense': there are llama, echo, echo:RATE, ray, disc and tape"
     with pytest.raises(EngineError, match=f"^{known}$"):
         create("nonsense")
 

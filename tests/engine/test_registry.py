@@ -17,7 +17,7 @@ def test_an_engine_is_made_by_its_name(spec, kind):
 
 @pytest.mark.parametrize("spec", ["", "gpt", "llama:2", "Echo"])
 def test_an_unknown_engine_is_refused_with_the_known_ones(spec):
-    with pytest.raises(EngineError, match="there are llama, echo and echo:RATE"):
+    with pytest.raises(EngineError, match="there are llama, echo, echo:RATE and ray"):
         create(spec)
 
 

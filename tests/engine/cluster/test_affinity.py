@@ -23,7 +23,7 @@ def chat(*texts: str, system: str = SYSTEM) -> Key:
 
 
 def affinity(*names: str, **settings: float) -> Affinity:
-    policy = Affinity(**{"capacity": 1_000_000, **settings})
+    policy = Affinity(**{"capacity": 1_000_000, "waiting": 2048, **settings})
     policy.replicas(names)
     return policy
 
@@ -143,13 +143,25 @@ class TestChoice:
         firsts = {policy.choose(chat(str(n), system=""), {}, 0)[0] for n in range(200)}
         assert len(firsts) > 10
 
-    def test_the_least_loaded_of_many_that_hold_it(self) -> None:
+    def test_of_many_that_hold_it_one_with_little_to_do(self) -> None:
         names = [f"replica{number}" for number in range(100)]
         policy = affinity(*names)
         for number, name in enumerate(names[:50]):
             policy.routed(chat(str(number)), name, 0)
-        load = dict.fromkeys(names, 3) | {"replica77": 2, "replica20": 2}
-        assert policy.choose(chat("new"), load, 0)[0] == "replica20"
+        load = {name: place % 5 for place, name in enumerate(names)}
+        for number in range(20):
+            best = policy.choose(chat(f"new {number}"), load, 0)[0]
+            assert names.index(best) < 50
+            assert load[best] <= 1
+
+    def test_bridges_that_hear_nothing_of_each_other_do_not_all_take_the_same(self) -> None:
+        names = [f"replica{number}" for number in range(100)]
+        load = dict.fromkeys(names, 1) | {names[0]: 0}
+        chosen = [
+            affinity(*names).choose(chat(str(number), system=""), load, 0)[0]
+            for number in range(100)
+        ]
+        assert chosen.count(names[0]) < 40
 
     def test_looking_changes_nothing(self) -> None:
         policy = affinity("a", "b")

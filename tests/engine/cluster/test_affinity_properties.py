@@ -75,7 +75,7 @@ def test_only_replicas_that_there_are_are_named(
         policy.routed(key, chosen[-1], 0)
 
 
-@given(replicas, asked, prompts(), loads)
+@given(st.sets(st.sampled_from(NAMES), min_size=1, max_size=16), asked, prompts(), loads)
 def test_the_first_is_the_cheapest_of_those_that_may_take_it(
     names: set[str],
     requests: list[tuple[Key, dict[str, int], float]],
