@@ -12,7 +12,7 @@ from engine.cluster.wire import Spec, application, model_of
 from tests.engine.asking import chat
 
 FILE = ModelFile("m.gguf", "ab" * 32, 10, "/models/m.gguf", "node")
-SPEC = Spec("m", "/models/m.gguf", "llama", LoadOptions(), FILE)
+SPEC = Spec("m", "/models/m.gguf", "llama", LoadOptions(), (FILE,))
 
 
 def changed(**fields):
@@ -21,13 +21,13 @@ def changed(**fields):
 
 def test_applications_do_the_same_wherever_the_file_lies():
     moved = msgspec.structs.replace(FILE, path="/elsewhere/n.gguf", node="other")
-    assert changed(path="/elsewhere/n.gguf", file=moved).fingerprint == SPEC.fingerprint
+    assert changed(path="/elsewhere/n.gguf", files=(moved,)).fingerprint == SPEC.fingerprint
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        changed(file=msgspec.structs.replace(FILE, sha256="cd" * 32)),
+        changed(files=(msgspec.structs.replace(FILE, sha256="cd" * 32),)),
         changed(engine="echo"),
         changed(options=LoadOptions(n_ctx=512)),
         changed(options=LoadOptions(placement=Placement(max_replicas=2))),
