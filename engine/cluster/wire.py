@@ -115,7 +115,8 @@ Event = Connected | Unreachable | Models | Nodes | Result | frames.Event
 
 class Spec(msgspec.Struct, frozen=True):
     """What a replica is made for. engine: what `engine.create` takes. files: the parts of the
-    model, mostly one; none where that engine reads none. adapters: the files of ``options.lora``, in its order."""
+    model, mostly one; none where that engine reads none. adapters: the files of ``options.lora``,
+    in its order."""
 
     name: str
     path: str
