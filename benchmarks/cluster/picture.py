@@ -90,8 +90,8 @@ def _label(axis: Axes, title: str, across: str) -> None:
 
 def _seconds(*axes: Axes) -> None:
     """One logarithmic scale for all of them."""
-    low = min(min(line.get_ydata()) for axis in axes for line in axis.get_lines())
-    high = max(max(line.get_ydata()) for axis in axes for line in axis.get_lines())
+    low = min(axis.dataLim.ymin for axis in axes)
+    high = max(axis.dataLim.ymax for axis in axes)
     steps = [step for step in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if low / 2 < step < high * 2]
     for axis in axes:
         axis.set_yscale("log")

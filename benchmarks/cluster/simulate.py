@@ -73,13 +73,14 @@ class Row:
 
 def row(table: str, run: Run, outcomes: Sequence[Outcome]) -> Row:
     """Of the seeds of one run."""
+
+    def quantile(part: float) -> list[float]:
+        return [round(outcome.quantile(part), 3) for outcome in outcomes]
+
     return Row(
         table, run.workload.name, run.policy, run.nodes, run.load, run.many,
         [len(outcome.first) for outcome in outcomes],
-        *(
-            [round(outcome.quantile(part), 3) for outcome in outcomes]
-            for part in (0.5, 0.95, 0.99)
-        ),
+        quantile(0.5), quantile(0.95), quantile(0.99),
         [outcome.late for outcome in outcomes],
         *(
             [round(getattr(outcome, name), 4) for outcome in outcomes]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from itertools import accumulate
 from random import Random
 from typing import Literal, Protocol
@@ -35,7 +35,9 @@ class Workload(Protocol):
 
     def __init__(self, rng: Random, nodes: int) -> None: ...
 
-    def visit(self, env: simpy.Environment, rng: Random, ask: Ask) -> Iterator[simpy.Event]:
+    def visit(
+        self, env: simpy.Environment, rng: Random, ask: Ask
+    ) -> Generator[simpy.Event, Node, None]:
         """A simpy process: one user's visit."""
 
 
@@ -74,7 +76,9 @@ class Chats:
         ]
         self._weights = _zipf(len(self._systems), 1.0)
 
-    def visit(self, env: simpy.Environment, rng: Random, ask: Ask) -> Iterator[simpy.Event]:
+    def visit(
+        self, env: simpy.Environment, rng: Random, ask: Ask
+    ) -> Generator[simpy.Event, Node, None]:
         if rng.random() < 0.15:
             text = words(rng, _size(rng, 300, 0.8, 3000))
             yield ask(Raw(text), Node(_tokens(text)), _size(rng, 100, 0.6, 400))
@@ -115,13 +119,17 @@ class Documents:
             for _ in range(5 + nodes // 5)
         ]
 
-    def visit(self, env: simpy.Environment, rng: Random, ask: Ask) -> Iterator[simpy.Event]:
+    def visit(
+        self, env: simpy.Environment, rng: Random, ask: Ask
+    ) -> Generator[simpy.Event, Node, None]:
         if rng.random() < 0.67:
             yield from self._reader(env, rng, ask)
         else:
             yield from self._agent(env, rng, ask)
 
-    def _reader(self, env: simpy.Environment, rng: Random, ask: Ask) -> Iterator[simpy.Event]:
+    def _reader(
+        self, env: simpy.Environment, rng: Random, ask: Ask
+    ) -> Generator[simpy.Event, Node, None]:
         ((document, node),) = rng.choices(self._documents, cum_weights=self._weights)
         question = words(rng, _size(rng, 30, 0.5, 200))
         end = Node(_tokens(question) + MARKERS, node)
@@ -133,7 +141,9 @@ class Documents:
             talk = talk.say("user", words(rng, _size(rng, 30, 0.5, 200)))
             yield talk.ask(ask, _size(rng, 80, 0.5, 300))
 
-    def _agent(self, env: simpy.Environment, rng: Random, ask: Ask) -> Iterator[simpy.Event]:
+    def _agent(
+        self, env: simpy.Environment, rng: Random, ask: Ask
+    ) -> Generator[simpy.Event, Node, None]:
         talk = rng.choice(self._tools).say("user", words(rng, _size(rng, 80, 0.8, 500)))
         for _ in range(rng.randint(1, 5)):
             answer = _size(rng, 40, 0.5, 150)

@@ -92,7 +92,7 @@ def hold(path: str) -> int | None:
 def together(files: Sequence[ModelFile], paths: Sequence[str]) -> list[str]:
     """Links to what lies at the paths, in one folder of these files, by the names of the files."""
     content = "".join(file.sha256 for file in files).encode()
-    folder = node_cache() / "parts" / hashlib.sha256(content).hexdigest()[:32]
+    folder = _parts() / hashlib.sha256(content).hexdigest()[:32]
     digests.make_folder(folder)
     links = [folder / os.path.basename(file.name) for file in files]
     for link, path in zip(links, paths, strict=True):
@@ -170,6 +170,9 @@ class Store:
                         path.unlink()
                 finally:
                     os.close(file)
+        for link in _parts().glob("*/*"):
+            if not link.exists():
+                link.unlink(missing_ok=True)
         digests.forget_missing()
 
     def _free(self) -> int:
@@ -272,6 +275,11 @@ class Partial:
     def _error(self, error: OSError) -> EngineError:
         place = self._store.folder
         return EngineError(f"cannot write {self.file.name} in {place}: {error.strerror}")
+
+
+def _parts() -> Path:
+    """Where the files of models lie that are several: a folder of links each."""
+    return node_cache() / "parts"
 
 
 def _lock(file: int, how: int) -> bool:

@@ -25,7 +25,7 @@ from engine.api import EngineError, LoadOptions, ModelState, ModelStatus, Replic
 from engine.cluster import agent, applications, router
 from engine.cluster.copies import CopyStatus, ModelFile, digest
 from engine.cluster.wire import Facts, Loaded, Report, Spec, application
-from engine.gguf import examine
+from engine.gguf import examine, parts
 
 REPORT_S = 2.0
 """Seconds that replicas get to tell how they are."""
@@ -152,9 +152,9 @@ class Models:
 
     async def _look(self, spec: Spec) -> None:
         """While it is loading: how far the copies of its file are."""
-        if spec.file is not None and (model := self._models.get(spec.name)) is not None:
+        if spec.files and (model := self._models.get(spec.name)) is not None:
             nodes = [node["NodeID"] for node in await asyncio.to_thread(ray.nodes)]
-            model.copies = await agent.progress(nodes, [spec.file.sha256])
+            model.copies = await agent.progress(nodes, [file.sha256 for file in spec.files])
         await self.refresh()
 
     async def _spec(self, name: str, path: str, options: LoadOptions) -> Spec:
@@ -164,10 +164,9 @@ class Models:
         # Refused here if it is no model, before it is copied anywhere. Whether it fits, its node
         # must say.
         await asyncio.to_thread(examine, path, options)
-        file, *adapters = [
-            await _file(one) for one in (path, *(adapter for adapter, _ in options.lora))
-        ]
-        return msgspec.structs.replace(spec, file=file, adapters=tuple(adapters))
+        files = [await _file(part) for part in parts(path)]
+        adapters = [await _file(adapter) for adapter, _ in options.lora]
+        return msgspec.structs.replace(spec, files=tuple(files), adapters=tuple(adapters))
 
     def _learn(self, model: _Model) -> None:
         found = router.routers.get(application(model.spec.name))
@@ -204,7 +203,7 @@ class Models:
             state=state,
             progress=1.0 if state == "ready" else min(progress, default=0.0),
             error=error,
-            file_bytes=model.spec.file.size if model.spec.file else None,
+            file_bytes=sum(file.size for file in model.spec.files) or None,
             memory_bytes=None,
             engine=KIND,
             note=note,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -22,8 +24,18 @@ methods that an older agent does not have."""
 SILENCE = 20.0
 """Seconds without a chunk after which a giver is taken for dead."""
 
+DOWN = 1.0
+"""Seconds for which an agent that failed is not asked again: each call to a dead one takes two."""
+
+LOOK = 2.0
+"""Seconds of silence after which Ray is asked whether the node is alive."""
+
 SHORT_SILENCE = 1.0
 """Seconds in which an agent answers what costs it nothing."""
+
+
+_told: set[asyncio.Future[Any]] = set()
+"""What nobody waits for."""
 
 
 class Others:
@@ -37,6 +49,7 @@ class Others:
         self._file = file
         self._taker = uuid.uuid4().hex
         self._agents: dict[str, ActorHandle] = {}
+        self._down: dict[str, float] = {}
 
     async def givers(self) -> list[str]:
         """As the agent where the file was loaded knows them; if that is gone, all are asked."""
@@ -57,23 +70,30 @@ class Others:
 
     async def leave(self, node: str) -> None:
         """No more is wanted from a node."""
-        await self._call(node, SHORT_SILENCE, "leave", self._taker)
+        await self._tell(node, "leave", self._taker)
 
     async def doubt(self, node: str) -> None:
         """Let a node check what it has. Calls arrive in their order: nobody here reads from it
         before it has begun."""
-        if (agent := await self._agent(node)) is not None:
-            agent.doubt.remote(self._file)
+        await self._tell(node, "doubt", self._file)
 
     async def note(self, node: str, *, has: bool) -> None:
         """Tell the agent where the file was loaded that a node has the file, or has it not."""
         if node != self._file.node:
-            await self._call(self._file.node, SHORT_SILENCE, "note", self._file.sha256, node, has)
+            await self._tell(self._file.node, "note", self._file.sha256, node, has)
 
     async def _ask_all(self) -> list[str]:
         nodes = [node for node in await asyncio.to_thread(agents) if node != self._node]
         asked = (self._call(node, SHORT_SILENCE, "has", self._file) for node in nodes)
         return [node for node, has in zip(nodes, await asyncio.gather(*asked), strict=True) if has]
+
+    async def _tell(self, node: str, method: str, *args: object) -> None:
+        """Call an agent, and do not wait until it is there."""
+        agent = await self._agent(node)
+        if agent is not None:
+            told = asyncio.gather(getattr(agent, method).remote(*args), return_exceptions=True)
+            _told.add(told)
+            told.add_done_callback(_told.discard)
 
     async def _call(
         self, node: str, within: float, method: str, *args: object, make: bool = False
@@ -83,15 +103,31 @@ class Others:
         agent = await self._agent(node, make=make)
         if agent is None:
             return None
+        answer = asyncio.ensure_future(getattr(agent, method).remote(*args))
         try:
-            return await asyncio.wait_for(getattr(agent, method).remote(*args), within)
+            return answer.result() if await self._came(answer, node, within) else None
         except RayError:
             self._agents.pop(node, None)
+            self._down[node] = time.monotonic() + DOWN
             return None
-        except TimeoutError:
-            return None
+        finally:
+            answer.cancel()
+
+    async def _came(self, answer: asyncio.Future[object], node: str, within: float) -> bool:
+        """Whether it came in so many seconds. A result that was left in the memory of a node that
+        died is an error only long after."""
+        end = time.monotonic() + within
+        while (left := end - time.monotonic()) > 0:
+            await asyncio.wait([answer], timeout=min(left, LOOK))
+            if answer.done():
+                return True
+            if not await asyncio.to_thread(_is_alive, node):
+                break
+        return False
 
     async def _agent(self, node: str, *, make: bool = False) -> ActorHandle:
+        if time.monotonic() < self._down.get(node, 0.0):
+            return None
         if node not in self._agents:
             agent = await asyncio.to_thread(find_agent, node)
             if agent is None and make and await asyncio.to_thread(_is_alive, node):

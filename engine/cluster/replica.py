@@ -18,7 +18,7 @@ from ray import serve
 
 from engine import frames, memory
 from engine.api import EngineError
-from engine.cluster.agent import local_path
+from engine.cluster.agent import local_path, local_paths
 from engine.cluster.thread import EngineThread
 from engine.cluster.wire import Facts, Question, Report, Spec
 
@@ -33,12 +33,8 @@ class Replica:
     async def __init__(self, spec: bytes) -> None:  # type: ignore[misc]  # Serve awaits it
         self._spec = _specs.decode(spec)
         _be_nice_no_more()
-        paths = [
-            await local_path(file)
-            for file in (self._spec.file, *self._spec.adapters)
-            if file is not None
-        ]
-        path, *adapters = paths or [self._spec.path]
+        path, *_ = await local_paths(self._spec.files) or [self._spec.path]
+        adapters = [await local_path(file) for file in self._spec.adapters]
         self._thread = EngineThread(self._spec)
         await self._thread.start()
         self._status = await self._thread.load(path, tuple(adapters))

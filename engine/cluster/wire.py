@@ -114,14 +114,14 @@ Event = Connected | Unreachable | Models | Nodes | Result | frames.Event
 
 
 class Spec(msgspec.Struct, frozen=True):
-    """What a replica is made for. engine: what `engine.create` takes. file: None where that engine
-    reads none. adapters: the files of ``options.lora``, in its order."""
+    """What a replica is made for. engine: what `engine.create` takes. files: the parts of the
+    model, mostly one; none where that engine reads none. adapters: the files of ``options.lora``, in its order."""
 
     name: str
     path: str
     engine: str
     options: LoadOptions
-    file: ModelFile | None = None
+    files: tuple[ModelFile, ...] = ()
     adapters: tuple[ModelFile, ...] = ()
     worker_timeout: float = 300.0
 
@@ -132,7 +132,7 @@ class Spec(msgspec.Struct, frozen=True):
         same = (
             PROTOCOL,
             self.engine,
-            self.file.sha256 if self.file else self.path,
+            [file.sha256 for file in self.files] or self.path,
             [adapter.sha256 for adapter in self.adapters],
             [scale for _, scale in self.options.lora],
             msgspec.structs.replace(self.options, lora=()),

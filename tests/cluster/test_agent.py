@@ -15,7 +15,7 @@ from tests.cluster.asked import ray
 from tests.cluster.namespace import mount_tmpfs
 
 SIZE = 20 << 20
-LARGE = 400 << 20
+LARGE = 256 << 20
 """Takes a second or more to copy."""
 
 

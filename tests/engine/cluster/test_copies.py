@@ -7,13 +7,14 @@ import os
 import shutil
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.api import EngineError
 from engine.cluster import digests
-from engine.cluster.copies import BrokenError, hold, intact
+from engine.cluster.copies import BrokenError, hold, intact, together
 from tests.engine.cluster.conftest import file_of, keep, left
 
 A, B, C = b"a" * 100, b"b" * 100, b"c" * 100
@@ -187,3 +188,30 @@ def test_the_file_itself_is_intact_until_it_changes(store, tmp_path):
     assert intact(str(path), file_of(A))
     path.write_bytes(B)
     assert not intact(str(path), file_of(A))
+
+
+def parts(store):
+    """Copies of the two files of a model, and links to them by their names."""
+    files = [
+        msgspec.structs.replace(file_of(data), name=f"m-0000{number}-of-00002.gguf")
+        for number, data in enumerate((A, B), 1)
+    ]
+    return together(files, [keep(store, A), keep(store, B)])
+
+
+def test_the_files_of_a_model_lie_together_under_their_names(store):
+    first, second = parts(store)
+    assert parts(store) == [first, second]
+    assert [os.path.basename(path) for path in (first, second)] == [
+        "m-00001-of-00002.gguf",
+        "m-00002-of-00002.gguf",
+    ]
+    with open(second, "rb") as file:
+        assert file.read() == B
+
+
+def test_links_to_copies_that_are_gone_are_removed(store):
+    first, second = parts(store)
+    store.remove(file_of(A).sha256)
+    store.clean()
+    assert [os.path.lexists(path) for path in (first, second)] == [False, True]
