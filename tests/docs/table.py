@@ -57,6 +57,8 @@ MOUNT = "tests/e2e/test_mount.py"
 LIMBO = "tests/e2e/limbo"
 CI = NotRun("what .ci/run does")
 LONG = NotRun("it takes minutes; tests/benchmarks and tests/fs9p run the parts of it")
+MACHINES = NotRun("it takes three machines; tests/cluster has three nodes on one")
+KUBERNETES = NotRun("it takes a Kubernetes; the manifest fits the schema of KubeRay 1.7.0")
 
 TABLE: dict[str, dict[str, Entry]] = {
     "README.md": {
@@ -116,6 +118,20 @@ TABLE: dict[str, dict[str, Entry]] = {
             "tests/docs/test_typed.py::test_a_program_of_a_page_asks_a_bridge"
         ),
     },
+    "docs/cluster.md": {
+        "$ ~/llambo/bin/pip install -c constraints.txt '.[cluster]'   # docs/install.md": MACHINES,
+        "$ umask 077; ray get-auth-token --generate >/dev/null   # ~/.ray/auth_token": MACHINES,
+        "$ ray start --address=10.0.0.1:6379 --disable-usage-stats": MACHINES,
+        "$ llambo serve --engine ray &": MACHINES,
+        '{"name":"10.0.0.2","address":"10.0.0.2",': NotRun("a file"),
+        "$ llambo load -o max_replicas=8 -o num_cpus=16 -o target_ongoing_requests=8 qwen2.5": By(
+            "tests/cluster/test_scaling.py"
+            "::test_replicas_come_with_the_questions_and_go_without_ending_one"
+        ),
+        "FROM python:3.11-slim": KUBERNETES,
+        "apiVersion: v1": KUBERNETES,
+        "$ pod=$(kubectl get pod -l ray.io/cluster=llambo,ray.io/group=bridge -o name)": KUBERNETES,
+    },
     "docs/command.md": {},
     "docs/configuration.md": {
         "$ llambo serve --print-config > llambo.toml     # every option with its default, and what "
@@ -173,7 +189,12 @@ TABLE: dict[str, dict[str, Entry]] = {
             "tests/e2e/test_inferno.py::test_a_mount_with_new_is_a_session_that_ends_with_it"
         ),
     },
-    "docs/design.md": {"Inferno   plan9port   Linux v9fs   py9p": NotRun("the rooms")},
+    "docs/design.md": {
+        "Inferno   plan9port   Linux v9fs   py9p": NotRun("the rooms"),
+        "bridge ══ socket pair ══ gateway ──── Ray Serve's controller, Ray's GCS     (the head)": (
+            NotRun("the processes")
+        ),
+    },
     "docs/engine.md": {
         "$ .venv/bin/pip install --no-deps ./examples/engine": By(
             "tests/e2e/test_engine_plugin.py"
@@ -262,6 +283,7 @@ TABLE: dict[str, dict[str, Entry]] = {
     "docs/reliability.md": {
         "make fuzz": LONG,
         ".venv/bin/python -m benchmarks.connections": LONG,
+        "make test-cluster": LONG,
         "make soak                                            # ten minutes": LONG,
     },
     "docs/security.md": {},
