@@ -125,12 +125,16 @@ def _used() -> dict[int, tuple[str, float]]:
     return used
 
 
+_REPLICA = ("ray::ServeReplica", "ray::SERVE_REPLICA")
+"""With something to do, and without."""
+
+
 def _kind(pid: int, command: str) -> str:
     if pid == psutil.Process().pid:
         return "bridge"
     if "cluster.gateway" in command or "cluster.plain" in command:
         return "gateway"
-    if command.startswith("ray::ServeReplica") or "engine.worker" in command:
+    if command.startswith(_REPLICA) or "engine.worker" in command:
         return "replicas"
     return "ray"
 

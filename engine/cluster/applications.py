@@ -126,8 +126,12 @@ async def wait(spec: Spec, look: Callable[[], Awaitable[None]]) -> None:
 
 
 async def delete(model: str) -> None:
-    """End its application; return when it is gone."""
-    await asyncio.to_thread(serve.delete, application(model))
+    """End its application; return when it is gone. Raises `EngineError` if it takes more than a
+    minute: a replica that hangs is in no hurry."""
+    try:
+        await asyncio.to_thread(serve.delete, application(model))
+    except TimeoutError as error:
+        raise EngineError(f"i/o error: the replicas of {model} do not end") from error
 
 
 def why_failed(overview: ApplicationStatusOverview) -> str:
@@ -168,6 +172,8 @@ def _deployment(spec: Spec) -> serve.Application:
         health_check_period_s=2.0,
         health_check_timeout_s=10.0,
         max_constructor_retry_count=TRIES,
+        # A line in a file for every answer takes as long as three messages.
+        logging_config={"enable_access_log": False},
         request_router_config={
             "request_router_class": "engine.cluster.pickled.PickledRouter",
             "request_router_kwargs": {"capacity": _capacity(options)},

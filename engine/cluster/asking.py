@@ -9,7 +9,6 @@ would not.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable
@@ -24,6 +23,7 @@ from engine import frames
 from engine.api import Raw, Usage
 from engine.cluster import router
 from engine.cluster.affinity import key_of
+from engine.cluster.silence import Silence
 from engine.cluster.wire import Ask, Question, application
 
 SILENCE_S = 5.0
@@ -79,7 +79,7 @@ class Asking:
         self._asked = time.monotonic() - ask.waited
         self._first = 0.0
         self._count = 0
-        self._silence: asyncio.Timeout | None = None
+        self._silence: Silence | None = None
 
     async def run(self) -> None:
         """Ask until it is answered. Cancelled, it cancels the answer. Raises `EngineError` where
@@ -113,13 +113,13 @@ class Asking:
         ended = False
         try:
             # Without a limit until a replica is found: the next one may have to be started.
-            async with asyncio.timeout(None) as self._silence:
+            async with Silence(SILENCE_S) as self._silence:
                 response = handle.remote(number, _encoder.encode(question))
                 async for message in response:
                     self._heard()
                     ended = self._take(frames.unpack_events(message)) or ended
                     if self._link.full:
-                        self._silence.reschedule(None)
+                        self._silence.suspend()
                         await self._link.room()
                         self._heard()
             how, gone = "its answer broke off", False
@@ -137,7 +137,7 @@ class Asking:
 
     def _heard(self) -> None:
         if self._silence is not None:
-            self._silence.reschedule(asyncio.get_running_loop().time() + SILENCE_S)
+            self._silence.heard()
 
     def _be_lost(self, how: str, *, gone: bool) -> NoReturn:
         """gone: whether the whole replica is."""

@@ -145,8 +145,6 @@ class Models:
     async def _delete(self, spec: Spec) -> None:
         try:
             await applications.delete(spec.name)
-        except TimeoutError as error:
-            raise EngineError(f"i/o error: the replicas of {spec.name} do not end") from error
         finally:
             _forget(spec)
 
