@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -103,6 +104,8 @@ class Bridge:
         self.node_numbers: dict[str, int] = {}
         """The same of the machines of a cluster, for those of `nodes/`."""
         self._loads: dict[str, Loaded] = {}
+        self._loading: Counter[str] = Counter()
+        """How many loads of ours are under way, by names."""
         self._take(catalog)
         self.sessions = Sessions(self)
         self.metrics = Metrics(self)
@@ -167,6 +170,7 @@ class Bridge:
         if before not in (None, load) and self._answering(name):
             raise Error(f"busy: answers run on {name} as it is; FREE it first")
         self._loads[name] = load
+        self._loading[name] += 1
         self.default_model = self.default_model or name
         log.info("loading %s from %s", name, load.path)
         try:
@@ -177,6 +181,8 @@ class Bridge:
             log.warning("loading %s failed: %s", name, "interrupted" if interrupted else error)
             self._restore(name, load, before)
             raise
+        finally:
+            self._loading -= Counter([name])
         if name not in self._loads:
             # FREE came before the engine knew of it.
             await self.engine.free(name)
@@ -206,19 +212,19 @@ class Bridge:
         while True:
             there = await cluster.changed()
             for name in before:
-                if name not in there:
+                if name not in there and name not in self._loading:
                     self._forget(name)
             await self._adopt(there)
             before = there.keys()
 
     async def _adopt(self, there: Mapping[str, tuple[str, LoadOptions]]) -> None:
         """Take up models that are loaded in a cluster already, as they are."""
-        new = [name for name in there if name not in self._loads]
-        paths = [there[name][0] for name in new]
+        paths = [path for path, _ in there.values()]
         real = await trio.to_thread.run_sync(lambda: [*map(os.path.realpath, paths)])
-        for name, path in zip(new, real, strict=True):
-            self._loads.setdefault(name, Loaded(there[name][0], path, there[name][1]))
-            self.default_model = self.default_model or name
+        for (name, (path, options)), file in zip(there.items(), real, strict=True):
+            if name not in self._loading:  # what we are about to make of it counts more
+                self._loads[name] = Loaded(path, file, options)
+                self.default_model = self.default_model or name
 
     def _answering(self, name: str) -> bool:
         return any(
@@ -251,9 +257,12 @@ class Bridge:
         """Unload a model. Raises `Error` if there is none of that name."""
         if name not in self._loads:
             raise Error(NOT_LOADED.format(name[:48]))
-        self._forget(name)
+        if self.cluster is None:
+            self._forget(name)
         if self.engine.status(name) is not None:
             await self.engine.free(name)
+        if self.cluster is not None:  # or it would be forgotten, and there
+            self._forget(name)
         log.info("freed %s", name)
 
     def _forget(self, name: str) -> None:

@@ -33,6 +33,8 @@ class WorkerVector:
         self._embedding: Embedding | None = None
         self._error = EngineError()
         self._end = trio.Event()
+        self.begun = False
+        """It comes at once or not at all."""
 
     async def wait(self) -> Embedding:
         """The vector, when it is there. Raises `EngineError` if there will be none."""

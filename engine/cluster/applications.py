@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
+import ray
 from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -24,7 +26,14 @@ from engine.cluster.wire import Spec, application, model_of
 
 DRAIN_S = 24 * 3600.0
 """Seconds that a replica which is not wanted any more gets to end its answers. None takes that
-long; one that hangs fails its health check, and is killed."""
+long. One that hangs meanwhile is not noticed: until then it keeps what it has of its node, unless
+its model is freed."""
+
+GRACE_S = 3.0
+"""Seconds that replicas get to end when their application is deleted, before they are killed."""
+
+GONE_S = 60.0
+"""Seconds after which an application that is not gone is an error."""
 
 TRIES = 3
 """How often Serve tries to start a replica before it gives the application up."""
@@ -69,8 +78,8 @@ def fingerprint(overview: ApplicationStatusOverview) -> str:
 
 def handle(model: str, fingerprint: str) -> DeploymentHandle:
     """What asks the replicas of a model."""
-    found = serve.get_deployment_handle(fingerprint, application(model), _check_exists=False)
-    return found.options(
+    # Not one that Serve keeps: its router knows what was when a deployment of the same name ended.
+    return DeploymentHandle(fingerprint, application(model)).options(
         stream=True,
         method_name="answer",
         request_serialization="pickle",
@@ -126,12 +135,26 @@ async def wait(spec: Spec, look: Callable[[], Awaitable[None]]) -> None:
 
 
 async def delete(model: str) -> None:
-    """End its application; return when it is gone. Raises `EngineError` if it takes more than a
-    minute: a replica that hangs is in no hurry."""
-    try:
-        await asyncio.to_thread(serve.delete, application(model))
-    except TimeoutError as error:
-        raise EngineError(f"i/o error: the replicas of {model} do not end") from error
+    """End its application; return when it is gone. Replicas that hang, or have never started, do
+    not end by themselves, and are killed. Raises `EngineError` if it takes more than a minute."""
+    await asyncio.to_thread(serve.delete, application(model), _blocking=False)
+    waited = 0.0
+    while model in await running():
+        if waited >= GONE_S:
+            raise EngineError(f"i/o error: the replicas of {model} do not end")
+        if waited >= GRACE_S:
+            await asyncio.to_thread(_kill, model)
+        await asyncio.sleep(POLL_S)
+        waited += POLL_S
+
+
+def _kill(model: str) -> None:
+    """End its replicas, whatever they do."""
+    beginning = f"SERVE_REPLICA::{application(model)}#"
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["name"].startswith(beginning):
+            with suppress(ValueError):  # it has just gone
+                ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]))
 
 
 def why_failed(overview: ApplicationStatusOverview) -> str:

@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable
 from typing import NoReturn, Protocol
 
 import msgspec
-from ray.exceptions import RayActorError, RayError
+from grpc import RpcError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
@@ -24,7 +25,7 @@ from engine.api import Raw, Usage
 from engine.cluster import router
 from engine.cluster.affinity import key_of
 from engine.cluster.silence import Silence
-from engine.cluster.wire import Ask, Question, application
+from engine.cluster.wire import Ask, Question
 
 SILENCE_S = 5.0
 """Seconds without a word after which a replica is taken for lost; it sends one a second."""
@@ -53,6 +54,10 @@ class Link(Protocol):
         """Until that is over."""
 
 
+class _Moved(Exception):
+    """The model has gone or is another, and this had not been sent yet."""
+
+
 class _Lost(Exception):
     """What was to answer does so no more."""
 
@@ -60,7 +65,7 @@ class _Lost(Exception):
 class Asking:
     """See above. handle: finds what asks the model, and raises `EngineError` where there is none.
     link: takes the events, with the id of the `Ask`. siblings: how many questions there are at
-    once."""
+    once. node: names one by Ray's id."""
 
     def __init__(
         self,
@@ -68,6 +73,7 @@ class Asking:
         handle: Callable[[], Awaitable[DeploymentHandle]],
         link: Link,
         siblings: Callable[[], int],
+        node: Callable[[str], str],
     ) -> None:
         self.ask = ask
         request = ask.request
@@ -75,19 +81,26 @@ class Asking:
         self._find = handle
         self._link = link
         self._siblings = siblings
+        self._name = node
         self._replica = self._node = ""
         self._asked = time.monotonic() - ask.waited
         self._first = 0.0
         self._count = 0
         self._silence: Silence | None = None
+        self._where = ("", "")
+        self._again = False
 
     async def run(self) -> None:
         """Ask until it is answered. Cancelled, it cancels the answer. Raises `EngineError` where
         there is no such model, or no more."""
-        for attempt in itertools.count(1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 await self._attempt()
                 return
+            except _Moved:
+                attempt -= 1
             except _Lost as lost:
                 if self._count:
                     error = f"i/o error: lost after {self._count} pieces: {lost}"
@@ -98,17 +111,41 @@ class Asking:
                 self._link.tell(frames.Failed(self.ask.id, error, lost=True))
                 return
 
+    def waiting(self) -> None:
+        """See `engine.cluster.router.Routed`."""
+        self._count_out()
+        if self._silence is not None:
+            self._silence.suspend()
+
     def routed(self, replica: str, node: str) -> None:
         """See `engine.cluster.router.Routed`."""
-        self._replica, self._node = replica, node
-        self._heard()
+        if self._silence is not None:
+            self._replica, self._node = replica, node
+            if self._router is not None:
+                self._router.begin(replica)
+            self._silence.heard()
+
+    def moved(self) -> None:
+        """Its model has gone, or is another: a wait for a replica of the old one has no end."""
+        if self._silence is not None and not self._replica:
+            self._again = True
+            self._silence.expire()
+
+    def _count_out(self) -> None:
+        if self._replica and self._router is not None:
+            self._router.end(self._replica)
+        self._replica = self._node = ""
+
+    @property
+    def _router(self) -> router.AffinityRouter | None:
+        return router.routers.get(self._where)
 
     async def _attempt(self) -> None:
         handle = await self._find()
         number = next(_numbers)
         question = Question(self.ask.request, self._siblings() * PACE_S)
         router.asked[number] = self
-        self._replica = self._node = ""
+        self._where, self._again = (handle.app_name, handle.deployment_name), False
         response: DeploymentResponseGenerator | None = None
         ended = False
         try:
@@ -116,41 +153,44 @@ class Asking:
             async with Silence(SILENCE_S) as self._silence:
                 response = handle.remote(number, _encoder.encode(question))
                 async for message in response:
-                    self._heard()
+                    self._silence.heard()
                     ended = self._take(frames.unpack_events(message)) or ended
                     if self._link.full:
                         self._silence.suspend()
                         await self._link.room()
-                        self._heard()
+                        self._silence.heard()
             how, gone = "its answer broke off", False
         except TimeoutError:
             how, gone = f"silent for {SILENCE_S:g} s", True
-        except (RayError, RayServeException, OSError) as error:
+            if self._again:
+                raise _Moved from None
+        except RayTaskError as error:
+            how, gone = f"it failed: {_sentence(error)}", False
+        except (RayError, RayServeException, RpcError, OSError) as error:
             how, gone = _sentence(error), True
         finally:
             self._silence = None
+            lost, node = self._replica, self._node
+            self._count_out()
             del router.asked[number]
             if response is not None and not ended:
                 response.cancel()
         if not ended:
-            self._be_lost(how, gone=gone)
+            self._be_lost(how, lost, node, gone=gone)
 
-    def _heard(self) -> None:
-        if self._silence is not None:
-            self._silence.heard()
-
-    def _be_lost(self, how: str, *, gone: bool) -> NoReturn:
+    def _be_lost(self, how: str, replica: str, node: str, *, gone: bool) -> NoReturn:
         """gone: whether the whole replica is."""
-        if not self._replica:
+        if not replica:
             raise _Lost(f"no replica was found: {how}")
-        why = f"replica {self._replica} on node {self._node[:12]}: {how}"
-        if found := router.routers.get(application(self.ask.name)):
-            found.avoid(self._replica, why, gone=gone)
+        why = f"replica {replica} on node {self._name(node)}: {how}"
+        if self._router is not None:
+            self._router.avoid(replica, why, gone=gone)
         raise _Lost(why)
 
     def _take(self, events: list[frames.Event]) -> bool:
         """Pass events on; returns whether they were the last."""
         told: list[frames.Event] = []
+        before = self._count
         ended = False
         for event in events:
             match event:
@@ -162,7 +202,11 @@ class Asking:
                     ended = True
                 case frames.Failed():
                     if event.lost:
-                        self._be_lost(event.error, gone=False)
+                        if before:
+                            self._link.tell(*told)
+                        else:
+                            self._count = 0  # nobody has seen them
+                        self._be_lost(event.error, self._replica, self._node, gone=False)
                     ended = True
                 case frames.Embedded():
                     ended = True

@@ -48,6 +48,9 @@ at the replicas, behind gRPC's flow control."""
 CONNECT_S = 5.0
 """Seconds for the way to the cluster's GCS."""
 
+BEAT_S = 1.0
+"""Seconds between two signs of life."""
+
 LOOK_S = 2.0
 """Seconds between two looks at the cluster, at least."""
 
@@ -98,8 +101,12 @@ class Gateway:
     def __init__(self, link: Link, engine: str, worker_timeout: float) -> None:
         self._link = link
         self._nodes = Nodes()
-        self._models = Models(engine, worker_timeout, self._tell_models, self._nodes.name)
+        self._models = Models(
+            engine, worker_timeout, self._tell_models, self._nodes.name, self._moved
+        )
         self._askings: dict[int, asyncio.Task[None]] = {}
+        self._asked: dict[int, Asking] = {}
+        self._looking = asyncio.Lock()
         self._loads: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._trouble = ""
@@ -107,6 +114,7 @@ class Gateway:
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Carry out commands until the bridge is gone."""
         self._start(self._watch())
+        self._start(self._beat())
         unframer = frames.Unframer()
         while data := await reader.read(1 << 16):
             for body in unframer.feed(data):
@@ -134,14 +142,24 @@ class Gateway:
                 self._start(self._free(command))
             case wire.Look():
                 self._nodes.look()
-                self._start(self._look())
+                if not self._looking.locked():
+                    self._start(self._look())
 
     async def _ask(self, ask: wire.Ask) -> None:
         try:
             handle = partial(self._models.handle, ask.name)
-            await Asking(ask, handle, self._link, lambda: len(self._askings)).run()
+            asking = Asking(ask, handle, self._link, lambda: len(self._askings), self._nodes.name)
+            self._asked[ask.id] = asking
+            await asking.run()
         except Exception as error:
             self._link.tell(frames.Failed(ask.id, _told(error)))
+        finally:
+            self._asked.pop(ask.id, None)
+
+    def _moved(self, model: str) -> None:
+        for asking in list(self._asked.values()):
+            if asking.ask.name == model:
+                asking.moved()
 
     async def _load(self, load: wire.Load) -> None:
         await self._result(load, self._models.load(load.name, load.path, load.options))
@@ -163,10 +181,11 @@ class Gateway:
         """See what there is now, and tell. That the cluster does not say is logged, once: what was
         last seen goes on, for the answers that run do."""
         try:
-            await self._nodes.learn()
-            await self._models.refresh()
-            if self._nodes.watched:
-                self._nodes.report(await self._models.ask_all())
+            async with self._looking:
+                await self._nodes.learn()
+                await self._models.refresh()
+                if self._nodes.watched:
+                    self._nodes.report(await self._models.ask_all())
         except (RayError, RayServeException, TimeoutError) as error:
             if str(error) != self._trouble:
                 logger.warning("the cluster does not say what there is: %s", _sentence(error))
@@ -180,6 +199,12 @@ class Gateway:
         while True:
             await self._look()
             await asyncio.sleep(LOOK_S + PER_NODE_S * self._nodes.count)
+
+    async def _beat(self) -> None:
+        """Show the bridge that this loop turns."""
+        while True:
+            self._link.tell(frames.Working())
+            await asyncio.sleep(BEAT_S)
 
     def _tell_models(self, models: list[wire.Loaded]) -> None:
         self._link.tell(wire.Models(models))
@@ -235,6 +260,10 @@ def _connect(address: str) -> str:
 
 
 def _why(address: str, error: Exception) -> str:
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # Ray says the reason there
+    if "No node info found" in str(error):
+        return f"i/o error: no Ray here: run `ray start --address={address}` on this machine"
     where = f"at {address}" if address else "on this machine"
     return f"i/o error: no Ray cluster {where}: {_sentence(error)}"
 

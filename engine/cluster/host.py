@@ -47,6 +47,15 @@ WAIT_S = 30.0
 """Seconds for which a question waits for a connection to the cluster, before it fails. Ray ends a
 gateway after a minute without the cluster's GCS."""
 
+GIVE_UP_S = 1.0
+"""Seconds between two looks for questions that have waited for so long."""
+
+HUNG_S = 20.0
+"""Seconds of silence after which a gateway is taken for hung; it says something every second."""
+
+CONNECT_S = 90.0
+"""The same of one that is not connected yet: Ray tries for a minute."""
+
 RETRY_S = (1.0, 2.0, 5.0, 10.0)
 """Seconds before a gateway is started again, after so many failures; the last for ever."""
 
@@ -61,6 +70,8 @@ def make(argument: str, *, max_models: int, worker_timeout: float) -> ClusterEng
     """The engine that ``--engine ray:ARGUMENT`` names: HOST:PORT, /ENGINE, or HOST:PORT/ENGINE.
     Starts nothing. Raises `EngineError` where that is no address, where there is no such engine,
     or where Ray is not installed."""
+    if argument.startswith("//"):
+        raise EngineError("invalid engine: Ray Client (ray://) cannot stream; use ray:HOST:PORT")
     address, _, inner = argument.partition("/")
     host, _, port = address.rpartition(":")
     if address and not (host and port.isdecimal() and 0 < int(port) < 65536):
@@ -116,7 +127,7 @@ class ClusterEngine:
         """Whether it was ever told what models there are."""
         self._loaded: dict[str, wire.Loaded] = {}
         self._nodes: list[NodeStatus] = []
-        self._learned = self._looked = float("-inf")
+        self._learned = self._looked = self._lost = float("-inf")
         self._ids = itertools.count(1)
         self._asked: dict[int, tuple[Wanted, wire.Ask]] = {}
         self._waiting: dict[int, tuple[_Waiting, wire.Load | wire.Free]] = {}
@@ -130,6 +141,7 @@ class ClusterEngine:
     async def __aenter__(self) -> ClusterEngine:
         self._nursery = await self._exit.enter_async_context(trio.open_nursery())
         self._nursery.start_soon(self._run)
+        self._nursery.start_soon(self._watch)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -148,19 +160,17 @@ class ClusterEngine:
     ) -> ModelStatus:
         """See `engine.api.Engine.load`. A model that the cluster has with the same content and
         options is joined. Nothing is unloaded to make room: others may use it."""
-        others = self._loaded.keys() - {name}
-        if len(others) >= self.max_models:
-            raise all_in_use(len(others), self.max_models)
+        if name not in self._loaded and len(self._loaded) >= self.max_models:
+            raise all_in_use(len(self._loaded), self.max_models)
         number = next(self._ids)
         while not (self._where or self._error):  # the first gateway is starting
             await self._news.wait()
         waiting = self._order(wire.Load(number, name, path, options))
         try:
-            async with trio.open_nursery() as nursery:
-                if progress is not None:
-                    nursery.start_soon(self._report, name, progress)
-                await waiting.done.wait()
-                nursery.cancel_scope.cancel()
+            while not waiting.done.is_set():
+                if progress is not None and (there := self._loaded.get(name)) is not None:
+                    progress(there.status.progress)
+                await self._news.wait()
         finally:
             if not waiting.done.is_set():
                 self._post(wire.Abandon(number))
@@ -253,12 +263,6 @@ class ClusterEngine:
         self._news.set()
         self._news = trio.Event()
 
-    async def _report(self, name: str, progress: Callable[[float], None]) -> None:
-        while True:
-            if (loaded := self._loaded.get(name)) is not None:
-                progress(loaded.status.progress)
-            await self._news.wait()
-
     def _order(self, command: wire.Load | wire.Free) -> _Waiting:
         waiting = _Waiting()
         if not self._where:
@@ -306,9 +310,7 @@ class ClusterEngine:
             elif how != self._error:
                 logger.warning("%s", how)
             self._lose(how)
-            wait = RETRY_S[min(failures, len(RETRY_S)) - 1] if failures else 0.0
-            await trio.sleep(wait)
-            self._give_up()
+            await trio.sleep(RETRY_S[min(failures, len(RETRY_S)) - 1] if failures else 0.0)
 
     async def _run_gateway(self) -> str:
         """Run one until it ends; returns why it did."""
@@ -321,7 +323,7 @@ class ClusterEngine:
         self._gateway = gateway
         said = None
         try:
-            while bodies := await gateway.receive_bodies():
+            while bodies := await self._hear(gateway):
                 for body in bodies:
                     for event in wire.unpack_events(body):
                         if isinstance(event, wire.Unreachable):
@@ -329,12 +331,20 @@ class ClusterEngine:
                         else:
                             self._take(event)
         except EngineError as fault:
-            said = f"sent what cannot be read: {fault}"
+            said = str(fault)
         finally:
             self._gateway = None
             with trio.CancelScope(shield=True):
                 returncode = await gateway.end()
         return said or cause_of_death(returncode)
+
+    async def _hear(self, gateway: WorkerProcess) -> list[bytes]:
+        """The next frames. A gateway that hangs is killed: `EngineError`."""
+        patience = HUNG_S if self._where else CONNECT_S
+        with trio.move_on_after(patience):
+            return await gateway.receive_bodies()
+        gateway.kill()
+        raise EngineError(f"said nothing for {patience:g} s, and was killed")
 
     def _take(self, event: wire.Event) -> None:
         match event:
@@ -355,6 +365,7 @@ class ClusterEngine:
             case wire.Result():
                 if event.number in self._waiting:
                     self._waiting[event.number][0].end(event.error)
+                    self._tell_news()
             case _ if isinstance(event, OfOne):
                 self._take_of_one(event)
 
@@ -367,6 +378,8 @@ class ClusterEngine:
 
     def _lose(self, how: str) -> None:
         """The connection has gone."""
+        if self._where:
+            self._lost = trio.current_time()
         error = (
             how if how.startswith("i/o error") else f"i/o error: the gateway to the cluster {how}"
         )
@@ -374,16 +387,22 @@ class ClusterEngine:
         for waiting, _ in self._waiting.values():
             waiting.end(error)
         for id, (answer, _) in list(self._asked.items()):
-            if getattr(answer, "begun", False):
+            if answer.begun:
                 del self._asked[id]
                 answer.fail(error, lost=True)
         self._tell_news()
 
+    async def _watch(self) -> None:
+        while True:
+            await trio.sleep(GIVE_UP_S)
+            if not self._where:
+                self._give_up()
+
     def _give_up(self) -> None:
         """Fail what has waited for a connection for too long."""
-        before = trio.current_time() - WAIT_S
+        now = trio.current_time()
         for id, (answer, _) in list(self._asked.items()):
-            if answer.asked < before:
+            if now - max(answer.asked, self._lost) > WAIT_S:
                 del self._asked[id]
                 answer.fail(self._error, lost=True)
 

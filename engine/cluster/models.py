@@ -8,9 +8,11 @@ finds it, also while no replica runs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 import ray
@@ -24,7 +26,7 @@ from engine import create
 from engine.api import EngineError, LoadOptions, ModelState, ModelStatus, ReplicaStatus
 from engine.cluster import agent, applications, router
 from engine.cluster.copies import CopyStatus, ModelFile, digest
-from engine.cluster.wire import Facts, Loaded, Report, Spec, application
+from engine.cluster.wire import PROTOCOL, Facts, Loaded, Report, Spec, application
 from engine.gguf import examine, parts
 
 REPORT_S = 2.0
@@ -33,8 +35,13 @@ REPORT_S = 2.0
 STOP_S = 5.0
 """Seconds that replicas get to end their answers, before their application is deleted."""
 
+AGAIN_S = 0.5
+"""Seconds for which a look at the cluster is new enough for a question without a replica."""
+
 KIND = "ray"
 """The ``engine`` of every `ModelStatus` here."""
+
+T = TypeVar("T")
 
 _NAMESPACE = "llambo"
 _specs = msgspec.msgpack.Decoder(Spec)
@@ -50,10 +57,21 @@ class _Model:
     reports: dict[str, Report] = field(default_factory=dict)
     copies: dict[str, list[CopyStatus]] = field(default_factory=dict)
 
+    @property
+    def where(self) -> tuple[str, str]:
+        """Its application and deployment."""
+        return application(self.spec.name), self.spec.fingerprint
+
+    @property
+    def router(self) -> router.AffinityRouter | None:
+        """Where its requests go; None before anything was asked."""
+        return router.routers.get(self.where)
+
 
 class Models:
     """See above. engine: what `engine.create` takes. tell: is called with all models whenever one
-    has changed. node: names a node by Ray's id."""
+    has changed. node: names a node by Ray's id. moved: is called with the name of each that has
+    gone, or is another."""
 
     def __init__(
         self,
@@ -61,21 +79,27 @@ class Models:
         worker_timeout: float,
         tell: Callable[[list[Loaded]], None],
         node: Callable[[str], str],
+        moved: Callable[[str], None],
     ) -> None:
         self._engine = engine
         self._reads_files = create(engine).reads_files
         self._worker_timeout = worker_timeout
         self._tell = tell
         self._node = node
+        self._moved = moved
         self._models: dict[str, _Model] = {}
         self._told: list[Loaded] | None = None
         self._refreshing = asyncio.Lock()
+        self._refreshed = float("-inf")
 
     async def handle(self, name: str) -> DeploymentHandle:
         """What asks that model. Raises `EngineError` if there is none."""
-        found = router.routers.get(application(name))
-        if name not in self._models or found is None or not found.curr_replicas:
-            await self.refresh()  # it may have gone, or be another by now
+        model = self._models.get(name)
+        if model is None or model.router is None or not model.router.curr_replicas:
+            # It may have gone, or be another by now. One look for all who wait for it.
+            async with self._refreshing:
+                if time.monotonic() - self._refreshed > AGAIN_S:
+                    await self._refresh()
         if name not in self._models:
             raise EngineError(f"no model {name} is loaded")
         return self._models[name].handle
@@ -83,9 +107,12 @@ class Models:
     async def load(self, name: str, path: str, options: LoadOptions) -> None:
         """Have it in the cluster, as `engine.api.Engine.load` says. Raises `EngineError`.
         Cancelled, what it began ends."""
-        spec = await self._spec(name, path, options)
-        new = await applications.deploy(spec, first=_put(spec))
+        spec = self._joined(name, path, options) or await self._spec(name, path, options)
+        first = await asyncio.to_thread(_put, spec)
+        deploying = asyncio.ensure_future(applications.deploy(spec, first=first))
         try:
+            if await asyncio.shield(deploying):
+                await asyncio.to_thread(_put, spec, overwrite=True)
             await applications.wait(spec, partial(self._look, spec))
         except EngineError:
             there = (await applications.running()).get(name)
@@ -93,11 +120,13 @@ class Models:
                 await self._delete(spec)
             raise
         except asyncio.CancelledError:
-            if new:
-                await asyncio.shield(self._delete(spec))
+            # What it began in a thread cannot be left in the middle.
+            await asyncio.wait([deploying])
+            if deploying.exception() is None and deploying.result():
+                await shielded(self._delete(spec))
             raise
         finally:
-            await asyncio.shield(self.refresh())
+            await shielded(self.refresh())
 
     async def free(self, name: str) -> None:
         """End its application: its answers fail, those of other bridges too. Raises `EngineError`
@@ -112,22 +141,35 @@ class Models:
     async def refresh(self) -> None:
         """See what there is now, and tell if it has changed."""
         async with self._refreshing:
-            there = await applications.running()
-            for name, overview in there.items():
-                fingerprint = applications.fingerprint(overview)
-                old = self._models.get(name)
-                if old is not None and fingerprint in ("", old.spec.fingerprint):
-                    old.overview = overview
-                elif fingerprint and (spec := _get(name, fingerprint)) is not None:
-                    handle = applications.handle(name, fingerprint)
-                    self._models[name] = _Model(spec, handle, overview)
-            gone = ApplicationStatus.DELETING
-            for name in [*self._models]:
-                if name not in there or there[name].status == gone:
-                    del self._models[name]
-            for model in self._models.values():
-                self._learn(model)
-            self._report()
+            await self._refresh()
+
+    async def _refresh(self) -> None:
+        there = await applications.running()
+        for name, overview in there.items():
+            fingerprint = applications.fingerprint(overview)
+            old = self._models.get(name)
+            if old is not None and fingerprint in ("", old.spec.fingerprint):
+                old.overview = overview
+            elif fingerprint and (spec := await asyncio.to_thread(_get, name, fingerprint)):
+                if old is not None:
+                    await self._drop(old)
+                handle = applications.handle(name, fingerprint)
+                self._models[name] = _Model(spec, handle, overview)
+        for name, model in list(self._models.items()):
+            if name not in there or there[name].status == ApplicationStatus.DELETING:
+                await self._drop(model)
+        for model in self._models.values():
+            self._learn(model)
+        self._refreshed = time.monotonic()
+        self._report()
+
+    async def _drop(self, model: _Model) -> None:
+        """It has gone, or is another: with its router, and what waits for that."""
+        name = model.spec.name
+        del self._models[name]
+        router.routers.pop(model.where, None)
+        self._moved(name)
+        await model.handle.shutdown_async()
 
     async def ask_all(self) -> list[Report]:
         """What all replicas say of themselves now."""
@@ -143,10 +185,9 @@ class Models:
         return [report for model in models for report in model.reports.values()]
 
     async def _delete(self, spec: Spec) -> None:
-        try:
-            await applications.delete(spec.name)
-        finally:
-            _forget(spec)
+        # First: somebody may deploy it anew before this has returned.
+        await asyncio.to_thread(_forget, spec)
+        await applications.delete(spec.name)
 
     async def _look(self, spec: Spec) -> None:
         """While it is loading: how far the copies of its file are."""
@@ -154,6 +195,15 @@ class Models:
             nodes = [node["NodeID"] for node in await asyncio.to_thread(ray.nodes)]
             model.copies = await agent.progress(nodes, [file.sha256 for file in spec.files])
         await self.refresh()
+
+    def _joined(self, name: str, path: str, options: LoadOptions) -> Spec | None:
+        """What such a model does that is there, if its file is another machine's to know."""
+        model = self._models.get(name)
+        if model is None or (model.spec.path, model.spec.options) != (path, options):
+            return None
+        here = ray.get_runtime_context().get_node_id()
+        elsewhere = model.spec.files and model.spec.files[0].node != here
+        return model.spec if elsewhere else None
 
     async def _spec(self, name: str, path: str, options: LoadOptions) -> Spec:
         spec = Spec(name, path, self._engine, options, worker_timeout=self._worker_timeout)
@@ -167,8 +217,7 @@ class Models:
         return msgspec.structs.replace(spec, files=tuple(files), adapters=tuple(adapters))
 
     def _learn(self, model: _Model) -> None:
-        found = router.routers.get(application(model.spec.name))
-        model.facts = found.facts() if found is not None else {}
+        model.facts = model.router.facts() if model.router is not None else {}
 
     def _report(self) -> None:
         told = [
@@ -258,6 +307,16 @@ def _note(model: _Model) -> str | None:
     return next((message.splitlines()[0] for message in said if message), None)
 
 
+async def shielded(work: Coroutine[Any, Any, T]) -> T:
+    """Do it to its end, also where the task is cancelled meanwhile, which then goes on."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
 async def _file(path: str) -> ModelFile:
     sha256, size = await asyncio.to_thread(digest, path)
     node = ray.get_runtime_context().get_node_id()
@@ -276,13 +335,13 @@ async def _broadcast(handle: DeploymentHandle, timeout_s: float, *call: str) -> 
 
 
 def _key(name: str, fingerprint: str) -> str:
-    return f"{application(name)}/{fingerprint}"
+    return f"{PROTOCOL}/{application(name)}/{fingerprint}"
 
 
-def _put(spec: Spec) -> bool:
+def _put(spec: Spec, *, overwrite: bool = False) -> bool:
     """Keep it; returns whether it was not kept yet."""
     key, value = _key(spec.name, spec.fingerprint), msgspec.msgpack.encode(spec)
-    there = internal_kv._internal_kv_put(key, value, overwrite=False, namespace=_NAMESPACE)
+    there = internal_kv._internal_kv_put(key, value, overwrite=overwrite, namespace=_NAMESPACE)
     return not there
 
 

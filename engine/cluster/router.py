@@ -1,9 +1,9 @@
 """Which replica a request goes to: `engine.cluster.affinity`, as a request router of Ray Serve.
 
-It runs in the gateway, in its only thread, one for each application. Requests are known to it by
-the `Asking` that they belong to. There is no rejection protocol, in which a replica first says
-whether it takes a request: one that hangs would say nothing, for as long as Serve takes to notice;
-and the engine queues what is too much.
+It runs in the gateway, in its only thread, one for each deployment. Requests are known to it by
+the `Asking` that they belong to. Serve sends a request, and the replica says whether it takes it;
+one that is full does not, and the request is routed again. One that hangs says nothing: that is
+what the silence of `Asking` is for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import msgspec
-from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from engine.cluster.affinity import Affinity, Key
 from engine.cluster.wire import Facts
@@ -34,6 +34,9 @@ class Routed(Protocol):
 
     key: Key
 
+    def waiting(self) -> None:
+        """No replica has it, for the first time or again."""
+
     def routed(self, replica: str, node: str) -> None:
         """It goes to that replica now: Serve's id of it, and Ray's of its node."""
 
@@ -42,8 +45,8 @@ asked: dict[int, Routed] = {}
 """The requests of this process that are on their way, by the number that is their first
 argument."""
 
-routers: dict[str, AffinityRouter] = {}
-"""The routers of this process, by the names of their applications."""
+routers: dict[tuple[str, str], AffinityRouter] = {}
+"""The routers of this process, by the names of application and deployment."""
 
 
 class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
@@ -56,12 +59,7 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         self._avoided: dict[str, tuple[float, bool]] = {}
         self._running: dict[str, int] = {}
         self._watched: dict[int, asyncio.Future[Any]] = {}
-        routers[self.app_name] = self
-
-    @property
-    def supports_rejection_protocol(self) -> bool:
-        """See above."""
-        return False
+        routers[self.app_name, self._deployment_id.name] = self
 
     def facts(self) -> dict[str, tuple[str, Facts]]:
         """Of the replicas that run, by their ids: Ray's ids of their nodes, and what they say."""
@@ -98,22 +96,27 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         names = self._affinity.choose(routed.key, loads, now)
         # Those whose engine was lost come last.
         names.sort(key=self._avoided.__contains__)
+        # Where those are full, which Serve sees to.
+        if len(loads) > len(names):
+            names.append(min(loads.keys() - names, key=loads.__getitem__))
         assert pending_request is not None
         # A request that Serve sends again gets another future.
         future = pending_request.future
         if self._watched.get(pending_request.args[0]) is not future:
             self._watched[pending_request.args[0]] = future
+            routed.waiting()
             future.add_done_callback(partial(self._chosen, pending_request.args[0]))
         return [[by_name[name]] for name in names]
 
-    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        """Serve tells that a request that was sent has ended, however."""
-        super().on_request_completed(replica_id, internal_request_id)
-        name = replica_id.unique_id
-        if self._running.get(name, 0) > 1:
-            self._running[name] -= 1
-        else:
-            self._running.pop(name, None)
+    def begin(self, replica: str) -> None:
+        """A request of this bridge is there now."""
+        self._running[replica] = self._running.get(replica, 0) + 1
+
+    def end(self, replica: str) -> None:
+        """And is there no more."""
+        self._running[replica] -= 1
+        if not self._running[replica]:
+            del self._running[replica]
 
     def _load(self, replica: RunningReplica) -> int:
         """Requests that run there, of this bridge and, where Serve has told lately, of others."""
@@ -128,6 +131,5 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
             return
         replica: RunningReplica = done.result()
         name = replica.replica_id.unique_id
-        self._running[name] = self._running.get(name, 0) + 1
         self._affinity.routed(routed.key, name, time.monotonic())
         routed.routed(name, replica.node_id)

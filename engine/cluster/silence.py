@@ -45,6 +45,10 @@ class Silence:
             self._timer.cancel()
             self._timer = None
 
+    def expire(self) -> None:
+        """End the block now, as if nothing had been heard. Only in the block."""
+        self._timeout.reschedule(self._loop.time())
+
     def _look(self) -> None:
         end = self._last + self._seconds
         if end > self._loop.time():

@@ -45,6 +45,7 @@ class Stream:
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._events: list[frames.Event] = []
+        self._ended = False
         self._news = asyncio.Event()
 
     def admission(self) -> list[frames.Event]:
@@ -55,8 +56,11 @@ class Stream:
         return [frames.Admitted(0, 0, 0, 0.0, self.answer.dropped)]
 
     def put(self, *events: frames.Event) -> None:
-        """In trio's thread: more to tell."""
+        """In trio's thread: more to tell. Nothing comes after the end."""
         self.quiet = False
+        if self._ended:
+            return
+        self._ended = isinstance(events[-1], frames.Done | frames.Failed | frames.Embedded)
         with self._lock:
             asleep = not self._events
             self._events += events

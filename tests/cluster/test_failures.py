@@ -145,16 +145,56 @@ async def test_a_cancelled_answer_ends_at_its_replica(engine_of):
 
 
 async def test_the_answers_of_a_bridge_that_was_killed_end_at_their_replicas(engine_of):
-    async with engine_of("echo:5") as first, engine_of("echo:5") as second:
+    async with engine_of("echo:5") as first:
         await first.load("m", "m", LoadOptions())
-        await ready(second, "m", 1)
-        async with first.generate("m", chat("word " * 500)) as answer:
-            await anext(aiter(answer))
-            await until(lambda: asked(second, "m") == 1)
-            for gateway in gateways():
+        [gateway] = gateways()
+        async with engine_of("echo:5") as second:
+            await ready(second, "m", 1)
+            async with first.generate("m", chat("word " * 500)) as answer:
+                await anext(aiter(answer))
+                await until(lambda: asked(second, "m") == 1)
                 gateway.kill()
-            await until(lambda: asked(second, "m") == 0)
-        await second.free("m")
+                await until(lambda: asked(second, "m") == 0)
+            await second.free("m")
+
+
+async def test_a_model_that_is_loaded_in_turns_with_other_options_answers(engine_of):
+    async with engine_of("echo") as engine:
+        for n_ctx in (64, 128, 64):
+            status = await engine.load("m", "m", LoadOptions(n_ctx=n_ctx))
+            assert status.n_ctx == n_ctx
+            assert (await hear(engine, "m", chat("one"))).text == "one"
+        await engine.free("m")
+
+
+async def test_a_question_that_waits_for_a_replica_ends_when_its_model_is_freed(engine_of):
+    async with engine_of("echo:5") as first, engine_of("echo:5") as second:
+        await first.load("m", "m", LoadOptions(n_seq=1))
+        await ready(second, "m", 1)
+        async with Crowd(second, "m", chat("word " * 100), 12) as crowd:
+            await until(lambda: asked(first, "m") == 9)
+            await first.free("m")
+        assert len(crowd.errors) == 12
+        assert crowd.errors.count("no model m is loaded") == 3
+
+
+async def test_a_model_whose_replica_hangs_can_be_freed(engine_of):
+    async with engine_of("echo") as engine:
+        await engine.load("m", "m", LoadOptions())
+        await ready(engine, "m", 1)
+        processes("m")[0].suspend()
+        await engine.free("m")
+        assert (processes("m"), engine.models()) == ([], [])
+
+
+async def test_a_load_without_room_that_is_given_up_leaves_nothing(engine_of):
+    nowhere = LoadOptions(placement=Placement(num_cpus=64))
+    async with engine_of("echo") as engine:
+        with trio.move_on_after(3):
+            await engine.load("m", "m", nowhere)
+        await until(lambda: engine.status("m") is None)
+        await engine.load("m", "m", LoadOptions())
+        await engine.free("m")
 
 
 async def test_a_load_that_cannot_be_says_why_and_leaves_nothing(engine_of, tmp_path, model):

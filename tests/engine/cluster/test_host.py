@@ -51,7 +51,7 @@ async def test_an_answer_that_has_begun_ends_with_its_gateway(engine):
 
 
 async def test_what_waits_too_long_for_a_gateway_fails(engine, monkeypatch):
-    monkeypatch.setattr(host, "WAIT_S", 0.0)
+    monkeypatch.setattr(host, "WAIT_S", 0.2)
     monkeypatch.setattr(host, "GATEWAY", ("false",))
     heard = await hear(engine, "m", chat(DIE_FIRST))
     assert heard.error.startswith("i/o error: the gateway to the cluster ended")
