@@ -11,6 +11,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -41,6 +42,9 @@ TRIES = 3
 PATIENCE_S = 5.0
 """Seconds for which an application that another gateway deploys is waited for."""
 
+STARTS = 20
+"""How often Serve is tried to be started, or found."""
+
 POLL_S = 0.25
 """Seconds between two looks at an application that is being deployed."""
 
@@ -54,8 +58,14 @@ _CONTROLLER = {"runtime_env": {"env_vars": {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPL
 
 
 async def start() -> None:
-    """Have Serve run in the cluster: without HTTP, if it is we who start it."""
-    await asyncio.to_thread(serve.start, proxy_location="Disabled", controller_options=_CONTROLLER)
+    """Have Serve run in the cluster: without HTTP, if it is we who start it. Another gateway may
+    start it at the same time; then it is there at the next try."""
+    begin = partial(serve.start, proxy_location="Disabled", controller_options=_CONTROLLER)
+    for _ in range(STARTS):
+        with suppress(ValueError):  # "Actor with name 'SERVE_CONTROLLER_ACTOR' already exists"
+            return await asyncio.to_thread(begin)
+        await asyncio.sleep(POLL_S)
+    return await asyncio.to_thread(begin)
 
 
 async def running() -> dict[str, ApplicationStatusOverview]:
@@ -139,7 +149,8 @@ async def delete(model: str) -> None:
     not end by themselves, and are killed. Raises `EngineError` if it takes more than a minute."""
     await asyncio.to_thread(serve.delete, application(model), _blocking=False)
     waited = 0.0
-    while model in await running():
+    # One that is deployed meanwhile, by the same name, is another.
+    while (there := (await running()).get(model)) and there.status == ApplicationStatus.DELETING:
         if waited >= GONE_S:
             raise EngineError(f"i/o error: the replicas of {model} do not end")
         if waited >= GRACE_S:

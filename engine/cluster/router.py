@@ -8,14 +8,12 @@ what the silence of `Asking` is for.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
-from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from engine.cluster.affinity import Affinity, Key
 from engine.cluster.wire import Facts
@@ -58,7 +56,6 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         self._affinity = Affinity(capacity)
         self._avoided: dict[str, tuple[float, bool]] = {}
         self._running: dict[str, int] = {}
-        self._watched: dict[int, asyncio.Future[Any]] = {}
         routers[self.app_name, self._deployment_id.name] = self
 
     def facts(self) -> dict[str, tuple[str, Facts]]:
@@ -99,13 +96,6 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         # Where those are full, which Serve sees to.
         if len(loads) > len(names):
             names.append(min(loads.keys() - names, key=loads.__getitem__))
-        assert pending_request is not None
-        # A request that Serve sends again gets another future.
-        future = pending_request.future
-        if self._watched.get(pending_request.args[0]) is not future:
-            self._watched[pending_request.args[0]] = future
-            routed.waiting()
-            future.add_done_callback(partial(self._chosen, pending_request.args[0]))
         return [[by_name[name]] for name in names]
 
     def begin(self, replica: str) -> None:
@@ -123,13 +113,22 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         known = self.replica_queue_len_cache.get(replica.replica_id) or 0
         return max(known, self._running.get(replica.replica_id.unique_id, 0))
 
-    def _chosen(self, number: int, done: asyncio.Future[Any]) -> None:
-        if self._watched.get(number) is done:
-            del self._watched[number]
-        routed = asked.get(number)
-        if done.cancelled() or done.exception() is not None or routed is None:
-            return
-        replica: RunningReplica = done.result()
-        name = replica.replica_id.unique_id
-        self._affinity.routed(routed.key, name, time.monotonic())
-        routed.routed(name, replica.node_id)
+    async def _choose_replica_for_request(
+        self, pending_request: PendingRequest, *, is_retry: bool = False
+    ) -> RunningReplica:
+        """Around all that is done to find a replica. Serve has no hook that tells where a request
+        is sent before the replica has taken it, which one that hangs never does."""
+        if (routed := asked.get(pending_request.args[0])) is not None:
+            routed.waiting()
+        replica = await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
+        if routed is not None:
+            routed.routed(replica.replica_id.unique_id, replica.node_id)
+        return replica
+
+    def on_request_routed(
+        self, pending_request: PendingRequest, replica_id: ReplicaID, result: object
+    ) -> None:
+        """A replica has taken it."""
+        super().on_request_routed(pending_request, replica_id, result)
+        if (routed := asked.get(pending_request.args[0])) is not None:
+            self._affinity.routed(routed.key, replica_id.unique_id, time.monotonic())

@@ -74,14 +74,10 @@ class Crowd:
     async def __aexit__(self, *exc):
         return await self._manager.__aexit__(*exc)
 
-    async def admitted(self) -> None:
-        """Wait until a replica has said of each that it has it."""
-        await until(
-            lambda: (
-                len(self._answers) == self._count
-                and all(answer.state != "queued" for answer in self._answers)
-            )
-        )
+    async def admitted(self, count: int | None = None) -> None:
+        """Wait until a replica has said of so many, or of all, that it has them."""
+        count = self._count if count is None else count
+        await until(lambda: sum(answer.state != "queued" for answer in self._answers) == count)
 
     async def _ask(self) -> None:
         text = ""

@@ -38,9 +38,14 @@ import importlib, pkgutil
 for name in ("ctl", "engine", "fs9p"):
     package = importlib.import_module(name)
     for module in pkgutil.walk_packages(package.__path__, f"{name}."):
-        # The one is a program; the other needs what the extra `hub` brings.
-        if module.name not in ("engine.worker", "ctl.download"):
+        # The one is a program; the others need what the extras `hub` and `cluster` bring.
+        if module.name in ("engine.worker", "ctl.download"):
+            continue
+        try:
             importlib.import_module(module.name)
+        except ModuleNotFoundError as missing:
+            if not module.name.startswith("engine.cluster.") or missing.name not in ("ray", "grpc"):
+                raise
 """
 
 
