@@ -22,7 +22,7 @@ CLIENTS = 8
 ROUNDS = 4
 TRIES = 8
 """Rounds at most, with those that were disturbed."""
-QUIET = 0.15
+QUIET = 0.25
 """Cores that others may take in a round that counts."""
 WARM_S = 2.0
 WINDOW_S = 5.0
