@@ -89,21 +89,24 @@ class Processors:
 
     def __init__(self) -> None:
         self._begin = monotonic_ns()
+        self._busy = _busy()
         self._before = _used()
 
     def shares(self) -> dict[str, float]:
         """Cores that each kind took, since this was made."""
         wall = (monotonic_ns() - self._begin) / 1e9
-        now = _used()
+        busy, now = (_busy() - self._busy) / wall, _used()
         found: dict[str, float] = {}
         for pid, (kind, seconds) in now.items():
             before = self._before.get(pid, (kind, 0.0))[1]
             found[kind] = found.get(kind, 0.0) + (seconds - before) / wall
+        found["others"] = max(busy - sum(found.values()), 0.0)
         return {kind: round(found.get(kind, 0.0), 3) for kind in KINDS}
 
 
-KINDS = ("bridge", "gateway", "replicas", "ray")
-"""bridge: this process, the askers too. replicas: with their workers. ray: all that is left."""
+KINDS = ("bridge", "gateway", "replicas", "ray", "others")
+"""bridge: this process, the askers too. replicas: with their workers. ray: all that is left of our
+processes. others: what the machine does for nobody here, and for the system."""
 
 
 def gateway_pid() -> int | None:
@@ -144,6 +147,12 @@ def _seconds(pid: int) -> float:
     out."""
     tasks = Path(f"/proc/{pid}/task").glob("*/schedstat")
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
+
+
+def _busy() -> float:
+    """Seconds for which processors were at work, all together."""
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)
 
 
 async def until_connected(engine: Engine) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 # The gateway first of all: it sets what Serve reads when it is imported.
 # isort: off
-from engine.cluster import applications, gateway
+from engine.cluster import gateway
+from engine.cluster import applications
 from engine.cluster.router import AffinityRouter
 from ray import serve
 from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter

@@ -27,7 +27,7 @@ PARTS = ("one", "many", "two", "reuse")
 
 MANY = [
     "replicas", "requests", "tokens/s", "messages/s", "first token, ms, p50", "p95",
-    "later tokens, ms, p50", "p95", "bridge, cores", "gateway", "replicas", "Ray",
+    "later tokens, ms, p50", "p95", "bridge, cores", "gateway", "replicas", "Ray", "others",
 ]  # fmt: skip
 
 Row = dict[str, object]
@@ -53,7 +53,7 @@ def main() -> int:
             found["many"] = trio.run(many.local) + trio.run(many.cluster, address)
             _tell_many(found["many"])
         if "two" in parts:
-            found["two"] = [trio.run(two.measure, address, path)]
+            found["two"] = trio.run(two.measure, address, path)
             _tell_two(found["two"])
         if "reuse" in parts:
             found["reuse"] = trio.run(reuse.measure, address, path)
@@ -119,7 +119,16 @@ def _tell_many(rows: list[Row]) -> None:
 
 def _tell_two(rows: list[Row]) -> None:
     _table(
-        ["", "one, tokens/s", "two, tokens/s", "ratio", "range", "bar", "met"],
+        [
+            "SmolLM2, 2 cores against 1",
+            "1, tokens/s",
+            "2",
+            "ratio",
+            "range",
+            "others",
+            "bar",
+            "met",
+        ],
         *(
             [
                 str(row["what"]),
@@ -127,8 +136,8 @@ def _tell_two(rows: list[Row]) -> None:
                 f"{row['two_tokens_per_s']:.0f}",
                 f"{row['ratio']:.2f}",
                 f"{row['low']:.2f} to {row['high']:.2f}",
-                f"{row['bar']}",
-                _met(row),
+                f"{row['others']:.2f}",
+                *([str(row["bar"]), _met(row)] if "bar" in row else ["", ""]),
             ]
             for row in rows
         ),
