@@ -42,6 +42,9 @@ TRIES = 3
 PATIENCE_S = 5.0
 """Seconds for which an application that another gateway deploys is waited for."""
 
+RESERVE = 16
+"""Calls that a replica takes besides the questions it gets at once."""
+
 STARTS = 20
 """How often Serve is tried to be started, or found."""
 
@@ -147,10 +150,13 @@ async def wait(spec: Spec, look: Callable[[], Awaitable[None]]) -> None:
 async def delete(model: str) -> None:
     """End its application; return when it is gone. Replicas that hang, or have never started, do
     not end by themselves, and are killed. Raises `EngineError` if it takes more than a minute."""
+    before = (await running()).get(model)
     await asyncio.to_thread(serve.delete, application(model), _blocking=False)
     waited = 0.0
     # One that is deployed meanwhile, by the same name, is another.
-    while (there := (await running()).get(model)) and there.status == ApplicationStatus.DELETING:
+    while (there := (await running()).get(model)) and before is not None:
+        if there.last_deployed_time_s != before.last_deployed_time_s:
+            return
         if waited >= GONE_S:
             raise EngineError(f"i/o error: the replicas of {model} do not end")
         if waited >= GRACE_S:
@@ -181,6 +187,7 @@ def why_failed(overview: ApplicationStatusOverview) -> str:
 def _deployment(spec: Spec) -> serve.Application:
     placement, options = spec.options.placement, spec.options
     target = placement.target_ongoing_requests or max(options.n_seq / 2, 1)
+    limit = options.n_seq + max(options.n_seq // 4, 8)
     scaling = placement.max_replicas > placement.min_replicas
     replicas: dict[str, Any] = {"num_replicas": placement.min_replicas}
     if scaling:
@@ -199,8 +206,9 @@ def _deployment(spec: Spec) -> serve.Application:
         Replica,
         name=spec.fingerprint,
         ray_actor_options={"num_cpus": placement.num_cpus, "num_gpus": placement.num_gpus},
-        # What is more waits in the gateways, and goes to a replica that is started meanwhile.
-        max_ongoing_requests=options.n_seq + max(options.n_seq // 4, 8),
+        # What is more waits in the gateways, and goes to a replica that is started meanwhile. A
+        # replica that is full is still to be asked how it is, and told to stop.
+        max_ongoing_requests=limit + RESERVE,
         graceful_shutdown_timeout_s=DRAIN_S,
         graceful_shutdown_wait_loop_s=0.2,
         health_check_period_s=2.0,
@@ -210,7 +218,7 @@ def _deployment(spec: Spec) -> serve.Application:
         logging_config={"enable_access_log": False},
         request_router_config={
             "request_router_class": "engine.cluster.pickled.PickledRouter",
-            "request_router_kwargs": {"capacity": _capacity(options)},
+            "request_router_kwargs": {"capacity": _capacity(options), "limit": limit},
             "max_backoff_s": 0.1,
         },
         **replicas,

@@ -102,7 +102,7 @@ class Gateway:
         self._link = link
         self._nodes = Nodes()
         self._models = Models(
-            engine, worker_timeout, self._tell_models, self._nodes.name, self._moved
+            engine, worker_timeout, self._tell_models, self._nodes.name, self._moved, self._end
         )
         self._askings: dict[int, asyncio.Task[None]] = {}
         self._asked: dict[int, Asking] = {}
@@ -155,6 +155,12 @@ class Gateway:
             self._link.tell(frames.Failed(ask.id, _told(error)))
         finally:
             self._asked.pop(ask.id, None)
+
+    def _end(self, model: str, why: str) -> None:
+        for id, asking in list(self._asked.items()):
+            if asking.ask.name == model:
+                self._link.tell(frames.Failed(id, why))
+                self._askings[id].cancel()
 
     def _moved(self, model: str) -> None:
         for asking in list(self._asked.values()):

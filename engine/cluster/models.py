@@ -71,7 +71,7 @@ class _Model:
 class Models:
     """See above. engine: what `engine.create` takes. tell: is called with all models whenever one
     has changed. node: names a node by Ray's id. moved: is called with the name of each that has
-    gone, or is another."""
+    gone, or is another. end: ends the questions to a model, with that error."""
 
     def __init__(
         self,
@@ -80,6 +80,7 @@ class Models:
         tell: Callable[[list[Loaded]], None],
         node: Callable[[str], str],
         moved: Callable[[str], None],
+        end: Callable[[str, str], None],
     ) -> None:
         self._engine = engine
         self._reads_files = create(engine).reads_files
@@ -87,6 +88,7 @@ class Models:
         self._tell = tell
         self._node = node
         self._moved = moved
+        self._end = end
         self._models: dict[str, _Model] = {}
         self._told: list[Loaded] | None = None
         self._refreshing = asyncio.Lock()
@@ -134,7 +136,9 @@ class Models:
         await self.refresh()
         if (model := self._models.get(name)) is None:
             raise EngineError(f"no model {name} is loaded")
-        await _broadcast(model.handle, STOP_S, "stop", f"model {name} was freed")
+        why = f"model {name} was freed"
+        self._end(name, why)
+        await _broadcast(model.handle, STOP_S, "stop", why)
         await self._delete(model.spec)
         await self.refresh()
 

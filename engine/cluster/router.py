@@ -51,8 +51,10 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
     """Serve makes one for every handle, and calls `initialize_state` with the arguments of the
     `RequestRouterConfig`."""
 
-    def initialize_state(self, capacity: int) -> None:
-        """capacity: bytes of prompts whose computation a replica keeps, about."""
+    def initialize_state(self, capacity: int, limit: int) -> None:
+        """capacity: bytes of prompts whose computation a replica keeps, about. limit: requests that
+        a replica gets at once."""
+        self._limit = limit
         self._affinity = Affinity(capacity)
         self._avoided: dict[str, tuple[float, bool]] = {}
         self._running: dict[str, int] = {}
@@ -81,6 +83,9 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         routed = asked.get(pending_request.args[0]) if pending_request is not None else None
         if routed is None:  # a broadcast, or nobody's any more
             return [candidate_replicas]
+        assert pending_request is not None
+        # Or Serve asks again at once, without end, where there is no replica to name.
+        pending_request.routing_context.should_backoff = True
         now = time.monotonic()
         self._avoided = {name: one for name, one in self._avoided.items() if one[0] > now}
         by_name = {
@@ -93,10 +98,10 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         names = self._affinity.choose(routed.key, loads, now)
         # Those whose engine was lost come last.
         names.sort(key=self._avoided.__contains__)
-        # Where those are full, which Serve sees to.
+        # Where those are full.
         if len(loads) > len(names):
             names.append(min(loads.keys() - names, key=loads.__getitem__))
-        return [[by_name[name]] for name in names]
+        return [[by_name[name]] for name in names if loads[name] < self._limit]
 
     def begin(self, replica: str) -> None:
         """A request of this bridge is there now."""

@@ -77,7 +77,7 @@ class Crowd:
     async def admitted(self, count: int | None = None) -> None:
         """Wait until a replica has said of so many, or of all, that it has them."""
         count = self._count if count is None else count
-        await until(lambda: sum(answer.state != "queued" for answer in self._answers) == count)
+        await until(lambda: sum(answer.state != "queued" for answer in self._answers) >= count)
 
     async def _ask(self) -> None:
         text = ""
