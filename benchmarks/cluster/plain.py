@@ -22,15 +22,6 @@ from ray.serve.request_router import PendingRequest, RunningReplica
 class PlainRouter(AffinityRouter, PowerOfTwoChoicesRequestRouter):  # type: ignore[misc, unused-ignore]
     """Serve's own, which also tells what the gateway wants to know of the replicas."""
 
-    def initialize_state(self, capacity: int = 0) -> None:
-        """See `AffinityRouter`."""
-        super().initialize_state(capacity)
-
-    @property
-    def supports_rejection_protocol(self) -> bool:
-        """As Serve's own."""
-        return True
-
     async def choose_replicas(
         self,
         candidate_replicas: list[RunningReplica],

@@ -119,6 +119,7 @@ TABLE: dict[str, dict[str, Entry]] = {
         ),
     },
     "docs/cluster.md": {
+        ".venv/bin/python -m benchmarks.cluster.simulate": LONG,
         "$ ~/llambo/bin/pip install -c constraints.txt '.[cluster]'   # docs/install.md": MACHINES,
         "$ umask 077; ray get-auth-token --generate >/dev/null   # ~/.ray/auth_token": MACHINES,
         "$ ray start --address=10.0.0.1:6379 --disable-usage-stats": MACHINES,
