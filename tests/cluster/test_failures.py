@@ -175,7 +175,7 @@ async def test_a_question_that_waits_for_a_replica_ends_when_its_model_is_freed(
             await crowd.admitted(9)
             await first.free("m")
         assert len(crowd.errors) == 12
-        assert 0 < crowd.errors.count("no model m is loaded") <= 3
+        assert set(crowd.errors) <= {"model m was freed", "no model m is loaded"}
 
 
 async def test_a_model_whose_replica_hangs_can_be_freed(engine_of):
