@@ -82,6 +82,11 @@ class WorkerAnswer:
         self._count = 0
 
     @property
+    def admission(self) -> frames.Admitted:
+        """What was told of its prompt; zeros before that."""
+        return self._admission
+
+    @property
     def dropped(self) -> int:
         """See `engine.api.Answer.dropped`."""
         return self._admission.dropped

@@ -41,9 +41,9 @@ class _Serve:
         return getattr(serve, name)
 
     def deployment(self, replica: type, **options: Any) -> Any:  # noqa: ANN401
-        options["request_router_config"] = {
-            "request_router_class": "benchmarks.cluster.pickled.PickledRouter"
-        }
+        options["request_router_config"]["request_router_class"] = (
+            "benchmarks.cluster.pickled.PickledRouter"
+        )
         return serve.deployment(replica, **options)
 
 

@@ -1,7 +1,8 @@
 """How many tokens of prompts are reused: with our routing, and as Ray Serve routes by itself.
 
 Conversations of several turns with SmolLM2, some of which share a system prompt. The texts are
-paragraphs of this repository's documentation, which no constant of the routing was chosen by.
+paragraphs of this repository's documentation, which no constant of the routing was chosen by. One
+replica with room for all of it shows how much there is to be reused.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from benchmarks.cluster import crowd
 from engine import Chat, Engine, LoadOptions, Message, Placement, Request, Sampling, Usage, create
 from engine.cluster import host
 
-CONVERSATIONS = 12
+CONVERSATIONS = 24
 TURNS = 4
 SYSTEMS = 3
 AT_ONCE = 4
 TOKENS = 24
-REPLICAS = 2
+REPLICAS = 4
 ROUNDS = 2
+ROOM = 32_768
+"""Tokens that hold everything of a round."""
 
 Row = dict[str, object]
 
@@ -34,14 +37,15 @@ Row = dict[str, object]
 async def measure(address: str, path: str) -> list[Row]:
     """A row for each way of routing. Each round has other texts."""
     rows: list[Row] = []
-    for routing in ("power of two", "affinity"):
+    for routing, replicas in (("none", 1), ("power of two", REPLICAS), ("affinity", REPLICAS)):
         with _gateway(routing):
             async with create(f"ray:{address}") as engine:
                 await crowd.until_connected(engine)
-                placement = Placement(num_cpus=1, min_replicas=REPLICAS, max_replicas=REPLICAS)
-                options = LoadOptions(n_ctx=2048, n_threads=1, placement=placement)
+                placement = Placement(num_cpus=1, min_replicas=replicas, max_replicas=replicas)
+                cells = ROOM if routing == "none" else 0
+                options = LoadOptions(n_ctx=2048, n_cells=cells, n_threads=1, placement=placement)
                 await engine.load("chat", path, options)
-                await crowd.until_ready(engine, "chat", REPLICAS)
+                await crowd.until_ready(engine, "chat", replicas)
                 found = [await _round(engine, seed) for seed in range(ROUNDS)]
                 await engine.free("chat")
         usages = [usage for usages, _ in found for usage in usages]
@@ -54,6 +58,7 @@ async def measure(address: str, path: str) -> list[Row]:
         rows.append(
             {
                 "routing": routing,
+                "replicas": replicas,
                 "requests": len(usages),
                 "prompt_tokens": prompts,
                 "reused": sum(usage.cached_tokens for usage in usages) / prompts,

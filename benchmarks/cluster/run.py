@@ -146,10 +146,11 @@ def _tell_two(rows: list[Row]) -> None:
 
 def _tell_reuse(rows: list[Row]) -> None:
     _table(
-        ["routing", "requests", "prompt tokens", "reused", "first token, ms, p50"],
+        ["routing", "replicas", "requests", "prompt tokens", "reused", "first token, ms, p50"],
         *(
             [
                 str(row["routing"]),
+                str(row["replicas"]),
                 str(row["requests"]),
                 f"{row['prompt_tokens']:,}",
                 f"{row['reused']:.0%}",

@@ -12,10 +12,12 @@ import asyncio
 import logging
 import os
 import random
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 import ray
@@ -28,7 +30,8 @@ from engine.cluster import digests
 from engine.cluster.copies import CopyState, CopyStatus, ModelFile, Store, hold, intact, together
 from engine.cluster.digests import Stamp, stamp_of
 from engine.cluster.fetching import Reply, fetch
-from engine.cluster.others import NAMESPACE, PREFIX, SHORT_SILENCE, Others, find_agent
+from engine.cluster.others import PREFIX, SHORT_SILENCE, Others, find_agent
+from engine.cluster.wire import NAMESPACE
 
 log = logging.getLogger("llambo")
 
@@ -59,13 +62,28 @@ class _Upload:
     """A file that is given to one node."""
 
     def __init__(self) -> None:
-        self.fd: int | None = None
         self.used = time.monotonic()
+        self._lock = threading.Lock()
+        self._fd: int | None = None
+        self._closed = False
+
+    def read(self, whereabouts: Callable[[], str | None], offset: int, count: int) -> bytes:
+        """In a thread. Raises OSError where there is no file, or none any more."""
+        with self._lock:
+            if self._fd is None and not self._closed:
+                path = whereabouts()
+                self._fd = None if path is None else hold(path)
+            if self._fd is None:
+                raise FileNotFoundError
+            return os.pread(self._fd, count, offset)
 
     def close(self) -> None:
-        if self.fd is not None:
-            os.close(self.fd)
-        self.fd = None
+        """In a thread: it waits for a `read`."""
+        with self._lock:
+            self._closed = True
+            if self._fd is not None:
+                os.close(self._fd)
+            self._fd = None
 
 
 class Agent:
@@ -125,13 +143,14 @@ class Agent:
         if file.sha256 in self._doubted:
             return "busy"
         if upload is None:
-            self._drop_idle()
+            await self._drop_idle()
             if len(self._uploads) >= UPLOADS:
                 return "busy"
             upload = self._uploads[taker] = _Upload()
         upload.used = time.monotonic()
         try:
-            return await asyncio.to_thread(self._read, upload, file, offset, count)
+            whereabouts = partial(self._whereabouts, file)
+            return await asyncio.to_thread(upload.read, whereabouts, offset, count)
         except OSError:
             await self.leave(taker)
             return "gone"
@@ -139,7 +158,7 @@ class Agent:
     async def leave(self, taker: str) -> None:
         """One who read wants no more."""
         if upload := self._uploads.pop(taker, None):
-            upload.close()
+            await asyncio.to_thread(upload.close)
 
     async def doubt(self, file: ModelFile) -> None:
         """Read the file to its end; if it is not what it should be, give it no more. Until that is
@@ -206,14 +225,6 @@ class Agent:
         log.info("node %s: %s copied in %.1f s", self._address, file.name, took)
         return path
 
-    def _read(self, upload: _Upload, file: ModelFile, offset: int, count: int) -> bytes:
-        if upload.fd is None:
-            path = self._whereabouts(file)
-            upload.fd = None if path is None else hold(path)
-            if upload.fd is None:
-                raise FileNotFoundError(file.name)
-        return os.pread(upload.fd, count, offset)
-
     def _whereabouts(self, file: ModelFile) -> str | None:
         """A path with the file, as far as its size tells: who gets it checks it."""
         paths = [self._paths.get(file.sha256), str(self._store.path(file.sha256))]
@@ -228,12 +239,11 @@ class Agent:
                     return path
         return None
 
-    def _drop_idle(self) -> None:
+    async def _drop_idle(self) -> None:
         now = time.monotonic()
         for taker, upload in list(self._uploads.items()):
             if now - upload.used > IDLE:
-                del self._uploads[taker]
-                upload.close()
+                await self.leave(taker)
 
     def _tell(self, file: ModelFile, state: CopyState, done: int, error: str | None = None) -> None:
         self._statuses[file.sha256] = CopyStatus(file.sha256, file.size, done, state, error)

@@ -16,7 +16,9 @@ from typing import Any
 
 import msgspec
 import ray
+from grpc import RpcError
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
@@ -51,13 +53,25 @@ STARTS = 20
 POLL_S = 0.25
 """Seconds between two looks at an application that is being deployed."""
 
+SLOWER = 1.3
+"""By what these grow from look to look, to `SLOW_S`: there may be a bridge on every node."""
+
+SLOW_S = 2.0
+"""The longest of them."""
+
 BYTES_PER_TOKEN = 4
 """Of a prompt, about: what turns cells of the KV cache into bytes of what is in them."""
+
+_ACTOR = "SERVE_REPLICA::"
 
 _ERROR = re.compile(r"EngineError: (.*)")
 
 # The replacement of a replica that hangs must not wait until it has drained.
 _CONTROLLER = {"runtime_env": {"env_vars": {"RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1"}}}
+
+# Our code runs in the loop of Serve's transport. A loop of its own would be one more on the way of
+# every message: an eighth more of the processor, and with a thousand answers seconds of delay.
+_REPLICA = {"runtime_env": {"env_vars": {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}}}
 
 
 async def start() -> None:
@@ -89,6 +103,12 @@ def fingerprint(overview: ApplicationStatusOverview) -> str:
     return next(iter(overview.deployments), "")
 
 
+def answers(overview: ApplicationStatusOverview) -> bool:
+    """Whether it has a replica that runs."""
+    states = [deployment.replica_states for deployment in overview.deployments.values()]
+    return any(state.get("RUNNING") for state in states)
+
+
 def handle(model: str, fingerprint: str) -> DeploymentHandle:
     """What asks the replicas of a model."""
     # Not one that Serve keeps: its router knows what was when a deployment of the same name ended.
@@ -98,6 +118,29 @@ def handle(model: str, fingerprint: str) -> DeploymentHandle:
         request_serialization="pickle",
         response_serialization="pickle",
     )
+
+
+async def call(
+    handle: DeploymentHandle, timeout_s: float, *method: str
+) -> tuple[list[bytes], bool]:
+    """What its replicas return, and whether there are some that do not in time."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            # `results_async` has all of them, or none.
+            called = await handle.broadcast(*method)._fetch_replica_results_async()
+    except (RayError, RayServeException, TimeoutError):
+        return [], False  # none runs
+    tasks = [asyncio.ensure_future(one.get_async()) for one in called]
+    if not tasks:
+        return [], False
+    done, late = await asyncio.wait(tasks, timeout=timeout_s)
+    for task in late:
+        task.cancel()
+    results = []
+    for task in done:
+        with suppress(RayError, RayServeException, RpcError):  # it has just died
+            results.append(task.result())
+    return results, bool(late)
 
 
 async def deploy(spec: Spec, *, first: bool) -> bool:
@@ -129,22 +172,24 @@ async def deploy(spec: Spec, *, first: bool) -> bool:
     return True
 
 
-async def wait(spec: Spec, look: Callable[[], Awaitable[None]]) -> None:
-    """Until a replica of it runs. look: what to do at each look. Raises `EngineError` if none will,
-    or if the application has gone or changed."""
+async def wait(
+    spec: Spec, look: Callable[[], Awaitable[dict[str, ApplicationStatusOverview]]]
+) -> None:
+    """Until a replica of it runs. look: does what `running` does. Raises `EngineError` if none
+    will, or if the application has gone or changed."""
+    pause = POLL_S
     while True:
-        await look()
-        there = (await running()).get(spec.name)
+        there = (await look()).get(spec.name)
         if there is None or fingerprint(there) not in ("", spec.fingerprint):
             raise EngineError(f"model {spec.name} was freed or loaded anew while it was loading")
         if there.status == ApplicationStatus.DEPLOY_FAILED:
             raise EngineError(why_failed(there))
-        states = [deployment.replica_states for deployment in there.deployments.values()]
-        if any(state.get("RUNNING") for state in states):
+        if answers(there):
             return
         if there.status == ApplicationStatus.RUNNING and spec.options.placement.min_replicas == 0:
             return  # none is wanted before there is a request
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(pause)
+        pause = min(pause * SLOWER, SLOW_S)
 
 
 async def delete(model: str) -> None:
@@ -167,11 +212,21 @@ async def delete(model: str) -> None:
 
 def _kill(model: str) -> None:
     """End its replicas, whatever they do."""
-    beginning = f"SERVE_REPLICA::{application(model)}#"
+    beginning = f"{_ACTOR}{application(model)}#"
     for actor in ray.util.list_named_actors(all_namespaces=True):
         if actor["name"].startswith(beginning):
             with suppress(ValueError):  # it has just gone
                 ray.kill(ray.get_actor(actor["name"], namespace=actor["namespace"]))
+
+
+def actor(spec: Spec, replica: str) -> str:
+    """The name of the actor that a replica is."""
+    return f"{_ACTOR}{application(spec.name)}#{spec.fingerprint}#{replica}"
+
+
+def actors() -> set[str]:
+    """The names of all that Ray has, and has not told to end. Blocks."""
+    return {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)}
 
 
 def why_failed(overview: ApplicationStatusOverview) -> str:
@@ -205,7 +260,11 @@ def _deployment(spec: Spec) -> serve.Application:
     deployment = serve.deployment(
         Replica,
         name=spec.fingerprint,
-        ray_actor_options={"num_cpus": placement.num_cpus, "num_gpus": placement.num_gpus},
+        ray_actor_options={
+            "num_cpus": placement.num_cpus,
+            "num_gpus": placement.num_gpus,
+            **_REPLICA,
+        },
         # What is more waits in the gateways, and goes to a replica that is started meanwhile. A
         # replica that is full is still to be asked how it is, and told to stop.
         max_ongoing_requests=limit + RESERVE,

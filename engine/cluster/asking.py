@@ -88,6 +88,8 @@ class Asking:
         self._count = 0
         self._silence: Silence | None = None
         self._where = ("", "")
+        self._counted: router.AffinityRouter | None = None
+        """Which one counts it: its model may have another by now."""
         self._again = False
 
     async def run(self) -> None:
@@ -121,8 +123,9 @@ class Asking:
         """See `engine.cluster.router.Routed`."""
         if self._silence is not None:
             self._replica, self._node = replica, node
-            if self._router is not None:
-                self._router.begin(replica)
+            self._counted = self._router
+            if self._counted is not None:
+                self._counted.begin(replica)
             self._silence.heard()
 
     def moved(self) -> None:
@@ -132,8 +135,9 @@ class Asking:
             self._silence.expire()
 
     def _count_out(self) -> None:
-        if self._replica and self._router is not None:
-            self._router.end(self._replica)
+        if self._counted is not None:
+            self._counted.end(self._replica)
+        self._counted = None
         self._replica = self._node = ""
 
     @property
@@ -165,9 +169,9 @@ class Asking:
             if self._again:
                 raise _Moved from None
         except RayTaskError as error:
-            how, gone = f"it failed: {_sentence(error)}", False
+            how, gone = f"it failed: {sentence(error)}", False
         except (RayError, RayServeException, RpcError, OSError) as error:
-            how, gone = _sentence(error), True
+            how, gone = sentence(error), True
         finally:
             self._silence = None
             lost, node = self._replica, self._node
@@ -224,7 +228,9 @@ class Asking:
         return msgspec.structs.replace(usage, queue_s=queue_s)
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
+    """The first line of what it says: Ray's errors quote tracebacks."""
     if isinstance(error, RayActorError):
         return "it died"
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    said = str(error).strip().splitlines()
+    return said[0] if said else type(error).__name__

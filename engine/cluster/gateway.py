@@ -23,10 +23,12 @@ import asyncio
 import logging
 import socket
 import sys
-from collections.abc import Coroutine
-from contextlib import suppress
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
+import msgspec
 import ray
 from ray._private import worker
 from ray.exceptions import RayError
@@ -35,7 +37,7 @@ from ray.serve.exceptions import RayServeException
 from engine import frames
 from engine.api import EngineError
 from engine.cluster import applications, wire
-from engine.cluster.asking import Asking
+from engine.cluster.asking import Asking, sentence
 from engine.cluster.models import Models
 from engine.cluster.nodes import Nodes
 
@@ -57,6 +59,13 @@ LOOK_S = 2.0
 PER_NODE_S = 0.02
 """Seconds more for each node of the cluster: there may be a bridge on every one of them, and Serve
 has one controller for all."""
+
+
+SOON_S, SOON_PER_NODE_S = 0.5, 0.005
+"""The same while somebody looks at the nodes."""
+
+REAP_S = 2.0
+"""Seconds between two looks for replicas that hang and are given up."""
 
 
 class Link:
@@ -107,6 +116,7 @@ class Gateway:
         self._askings: dict[int, asyncio.Task[None]] = {}
         self._asked: dict[int, Asking] = {}
         self._looking = asyncio.Lock()
+        self._looked = float("-inf")
         self._loads: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._trouble = ""
@@ -114,6 +124,7 @@ class Gateway:
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Carry out commands until the bridge is gone."""
         self._start(self._watch())
+        self._start(self._reap())
         self._start(self._beat())
         unframer = frames.Unframer()
         while data := await reader.read(1 << 16):
@@ -142,7 +153,8 @@ class Gateway:
                 self._start(self._free(command))
             case wire.Look():
                 self._nodes.look()
-                if not self._looking.locked():
+                spacing = SOON_S + SOON_PER_NODE_S * self._nodes.count
+                if time.monotonic() - self._looked > spacing and not self._looking.locked():
                     self._start(self._look())
 
     async def _ask(self, ask: wire.Ask) -> None:
@@ -188,13 +200,14 @@ class Gateway:
         last seen goes on, for the answers that run do."""
         try:
             async with self._looking:
+                self._looked = time.monotonic()
                 await self._nodes.learn()
                 await self._models.refresh()
                 if self._nodes.watched:
                     self._nodes.report(await self._models.ask_all())
-        except (RayError, RayServeException, TimeoutError) as error:
+        except (RayError, RayServeException, TimeoutError, msgspec.MsgspecError) as error:
             if str(error) != self._trouble:
-                logger.warning("the cluster does not say what there is: %s", _sentence(error))
+                logger.warning("the cluster does not say what there is: %s", sentence(error))
             self._trouble = str(error)
         else:
             self._trouble = ""
@@ -205,6 +218,15 @@ class Gateway:
         while True:
             await self._look()
             await asyncio.sleep(LOOK_S + PER_NODE_S * self._nodes.count)
+
+    async def _reap(self) -> None:
+        """End what hangs, now and then."""
+        while True:
+            await asyncio.sleep(REAP_S)
+            try:
+                await self._models.reap()
+            except RayError as error:
+                logger.warning("a replica that hangs was not ended: %s", sentence(error))
 
     async def _beat(self) -> None:
         """Show the bridge that this loop turns."""
@@ -254,15 +276,31 @@ def _connect(address: str) -> str:
     serve = logging.getLogger("ray.serve")
     serve.setLevel(logging.ERROR)
     serve.propagate = True
-    ray.init(
-        address=address or "auto",
-        namespace="llambo",
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
+    with _silenced():
+        ray.init(
+            address=address or "auto",
+            namespace=wire.NAMESPACE,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
     # Else every death is told once more, on stderr and in colours, whatever log_to_driver is.
     worker.print_to_stdstream = lambda *data, **options: None
     return str(ray.get_runtime_context().gcs_address)
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Without stderr: Ray's C++ says there each second, in its own way, what we say once."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def _why(address: str, error: Exception) -> str:
@@ -271,7 +309,9 @@ def _why(address: str, error: Exception) -> str:
     if "No node info found" in str(error):
         return f"i/o error: no Ray here: run `ray start --address={address}` on this machine"
     where = f"at {address}" if address else "on this machine"
-    return f"i/o error: no Ray cluster {where}: {_sentence(error)}"
+    if "AuthToken" in str(error):
+        return f"i/o error: the Ray cluster {where} wants a token: ~/.ray/auth_token"
+    return f"i/o error: no Ray cluster {where}: {sentence(error)}"
 
 
 def _told(error: Exception) -> str:
@@ -279,12 +319,7 @@ def _told(error: Exception) -> str:
     if isinstance(error, EngineError):
         return str(error)
     logger.error("a defect in the gateway to the cluster", exc_info=error)
-    return f"i/o error: the cluster: {_sentence(error)}"
-
-
-def _sentence(error: Exception) -> str:
-    said = str(error).strip().splitlines()
-    return said[0] if said else type(error).__name__
+    return f"i/o error: the cluster: {sentence(error)}"
 
 
 def main(address: str, engine: str, worker_timeout: str, fd: str) -> None:

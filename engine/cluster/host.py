@@ -38,6 +38,7 @@ from engine.api import (
     all_in_use,
 )
 from engine.cluster import wire
+from engine.cluster.waiting import Waiting
 from engine.model import Wanted
 from engine.process import WorkerProcess, cause_of_death
 
@@ -85,23 +86,6 @@ def make(argument: str, *, max_models: int, worker_timeout: float) -> ClusterEng
     )
 
 
-class _Waiting:
-    """A load or free that is on its way."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.error: str | None = None
-
-    def end(self, error: str | None) -> None:
-        self.error = error
-        self.done.set()
-
-    async def wait(self) -> None:
-        await self.done.wait()
-        if self.error is not None:
-            raise EngineError(self.error)
-
-
 class ClusterEngine:
     """A Ray cluster as an engine. address: HOST:PORT of its GCS; empty for the one that this
     machine is in. inner: what its replicas run, as `engine.create` takes it."""
@@ -130,7 +114,7 @@ class ClusterEngine:
         self._learned = self._looked = self._lost = float("-inf")
         self._ids = itertools.count(1)
         self._asked: dict[int, tuple[Wanted, wire.Ask]] = {}
-        self._waiting: dict[int, tuple[_Waiting, wire.Load | wire.Free]] = {}
+        self._waiting: dict[int, tuple[Waiting, wire.Load | wire.Free]] = {}
         self._error = ""
         """Why there is no connection."""
         self._news = trio.Event()
@@ -263,8 +247,8 @@ class ClusterEngine:
         self._news.set()
         self._news = trio.Event()
 
-    def _order(self, command: wire.Load | wire.Free) -> _Waiting:
-        waiting = _Waiting()
+    def _order(self, command: wire.Load | wire.Free) -> Waiting:
+        waiting = Waiting()
         if not self._where:
             waiting.end(self._error or "i/o error: the cluster cannot be reached")
         else:
@@ -301,6 +285,8 @@ class ClusterEngine:
 
     async def _run(self) -> None:
         """Have a gateway, always."""
+        where = f"at {self._address}" if self._address else "of this machine"
+        logger.info("connecting to the Ray cluster %s", where)
         failures = 0
         while True:
             how = await self._run_gateway()

@@ -1,8 +1,7 @@
 """The models of the cluster, as one gateway knows them.
 
 Serve has the truth; here is what was last seen of it, the handles that ask, and how each model is
-told to the bridge. What a model was loaded with is kept in the cluster's GCS, where every gateway
-finds it, also while no replica runs.
+told to the bridge. What a model was loaded with is in `engine.cluster.specs`.
 """
 
 from __future__ import annotations
@@ -16,21 +15,23 @@ from typing import Any, TypeVar
 
 import msgspec
 import ray
-from ray.exceptions import RayError
-from ray.experimental import internal_kv
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from engine import create
 from engine.api import EngineError, LoadOptions, ModelState, ModelStatus, ReplicaStatus
-from engine.cluster import agent, applications, router
+from engine.cluster import agent, applications, router, specs
 from engine.cluster.copies import CopyStatus, ModelFile, digest
-from engine.cluster.wire import PROTOCOL, Facts, Loaded, Report, Spec, application
+from engine.cluster.others import agents
+from engine.cluster.processes import Process, end
+from engine.cluster.wire import Facts, Loaded, Report, Spec, application
 from engine.gguf import examine, parts
 
 REPORT_S = 2.0
 """Seconds that replicas get to tell how they are."""
+
+READY_S = 10.0
+"""Seconds in which a replica that runs is known to all that ask it."""
 
 STOP_S = 5.0
 """Seconds that replicas get to end their answers, before their application is deleted."""
@@ -43,8 +44,6 @@ KIND = "ray"
 
 T = TypeVar("T")
 
-_NAMESPACE = "llambo"
-_specs = msgspec.msgpack.Decoder(Spec)
 _reports = msgspec.msgpack.Decoder(Report)
 
 
@@ -90,6 +89,8 @@ class Models:
         self._moved = moved
         self._end = end
         self._models: dict[str, _Model] = {}
+        self._silent: dict[str, Process] = {}
+        """Of replicas that did not say in time how they are, by the names of their actors."""
         self._told: list[Loaded] | None = None
         self._refreshing = asyncio.Lock()
         self._refreshed = float("-inf")
@@ -108,27 +109,48 @@ class Models:
 
     async def load(self, name: str, path: str, options: LoadOptions) -> None:
         """Have it in the cluster, as `engine.api.Engine.load` says. Raises `EngineError`.
-        Cancelled, what it began ends."""
+        Cancelled, what is on its way ends, unless somebody else waits for it."""
         spec = self._joined(name, path, options) or await self._spec(name, path, options)
-        first = await asyncio.to_thread(_put, spec)
+        wait = specs.Wait(spec)
+        try:
+            await shielded(asyncio.to_thread(wait.begin))
+            await self._load(spec, wait)
+        finally:
+            await shielded(asyncio.to_thread(wait.end))
+            await shielded(self.refresh())
+
+    async def _load(self, spec: Spec, wait: specs.Wait) -> None:
+        first = await asyncio.to_thread(specs.put, spec)
         deploying = asyncio.ensure_future(applications.deploy(spec, first=first))
         try:
             if await asyncio.shield(deploying):
-                await asyncio.to_thread(_put, spec, overwrite=True)
+                await asyncio.to_thread(specs.put, spec, overwrite=True)
             await applications.wait(spec, partial(self._look, spec))
+            await self._until_ready(spec)
         except EngineError:
-            there = (await applications.running()).get(name)
+            there = (await applications.running()).get(spec.name)
             if there is not None and there.status == ApplicationStatus.DEPLOY_FAILED:
                 await self._delete(spec)
             raise
         except asyncio.CancelledError:
             # What it began in a thread cannot be left in the middle.
             await asyncio.wait([deploying])
-            if deploying.exception() is None and deploying.result():
-                await shielded(self._delete(spec))
+            deploying.exception()  # else asyncio says that nobody has seen it
+            await shielded(self._give_up(spec, wait))
             raise
-        finally:
-            await shielded(self.refresh())
+
+    async def _give_up(self, spec: Spec, wait: specs.Wait) -> None:
+        """End what is on its way, whoever began it, unless somebody else waits for it."""
+        await asyncio.to_thread(wait.end)
+        there = (await applications.running()).get(spec.name)
+        if (
+            there is not None
+            and there.status == ApplicationStatus.DEPLOYING
+            and applications.fingerprint(there) in ("", spec.fingerprint)
+            and not applications.answers(there)
+            and not await asyncio.to_thread(wait.others)
+        ):
+            await self._delete(spec)
 
     async def free(self, name: str) -> None:
         """End its application: its answers fail, those of other bridges too. Raises `EngineError`
@@ -138,7 +160,7 @@ class Models:
             raise EngineError(f"no model {name} is loaded")
         why = f"model {name} was freed"
         self._end(name, why)
-        await _broadcast(model.handle, STOP_S, "stop", why)
+        await self._call(model, STOP_S, "stop", why)
         await self._delete(model.spec)
         await self.refresh()
 
@@ -147,14 +169,35 @@ class Models:
         async with self._refreshing:
             await self._refresh()
 
-    async def _refresh(self) -> None:
+    async def reap(self) -> None:
+        """End the processes of replicas that were silent, and that Ray was told to end: one that is
+        stopped does not."""
+        if not self._silent:
+            return
+        there = await asyncio.to_thread(applications.actors)
+        told = [self._silent.pop(name) for name in self._silent.keys() - there]
+        await asyncio.to_thread(end, told)
+
+    async def _until_ready(self, spec: Spec) -> None:
+        """Until it is known here that it is ready: Serve tells routers a moment after `wait`."""
+        deadline = time.monotonic() + READY_S
+        while time.monotonic() < deadline:
+            model = self._models.get(spec.name)
+            if model is None or model.spec.fingerprint != spec.fingerprint:
+                return  # it was ready, and what it is now concerns others
+            self._learn(model)
+            if self._status(model).state == "ready":
+                return
+            await asyncio.sleep(0.05)
+
+    async def _refresh(self) -> dict[str, ApplicationStatusOverview]:
         there = await applications.running()
         for name, overview in there.items():
             fingerprint = applications.fingerprint(overview)
             old = self._models.get(name)
             if old is not None and fingerprint in ("", old.spec.fingerprint):
                 old.overview = overview
-            elif fingerprint and (spec := await asyncio.to_thread(_get, name, fingerprint)):
+            elif fingerprint and (spec := await asyncio.to_thread(specs.get, name, fingerprint)):
                 if old is not None:
                     await self._drop(old)
                 handle = applications.handle(name, fingerprint)
@@ -166,6 +209,7 @@ class Models:
             self._learn(model)
         self._refreshed = time.monotonic()
         self._report()
+        return there
 
     async def _drop(self, model: _Model) -> None:
         """It has gone, or is another: with its router, and what waits for that."""
@@ -178,27 +222,39 @@ class Models:
     async def ask_all(self) -> list[Report]:
         """What all replicas say of themselves now."""
         models = list(self._models.values())
-        answers = await asyncio.gather(
-            *(_broadcast(model.handle, REPORT_S, "report") for model in models)
-        )
-        for model, answer in zip(models, answers, strict=True):
-            reports = map(_reports.decode, answer)
-            model.reports = {report.id: report for report in reports}
-            self._learn(model)
+        await asyncio.gather(*map(self._ask, models))
         self._report()
         return [report for model in models for report in model.reports.values()]
 
+    async def _ask(self, model: _Model) -> None:
+        """What its replicas say of themselves now."""
+        model.reports = await self._call(model, REPORT_S, "report")
+        self._learn(model)
+
+    async def _call(self, model: _Model, timeout_s: float, *call: str) -> dict[str, Report]:
+        """What its replicas return, by their ids; those that do not in time are remembered."""
+        results, late = await applications.call(model.handle, timeout_s, *call)
+        reports = {report.id: report for report in map(_reports.decode, results)}
+        for id, (node, facts) in model.facts.items():
+            actor = applications.actor(model.spec, id)
+            if id in reports:
+                self._silent.pop(actor, None)
+            elif late:
+                self._silent[actor] = Process(node, facts.pid, facts.created)
+        return reports
+
     async def _delete(self, spec: Spec) -> None:
         # First: somebody may deploy it anew before this has returned.
-        await asyncio.to_thread(_forget, spec)
+        await asyncio.to_thread(specs.forget, spec.name)
         await applications.delete(spec.name)
 
-    async def _look(self, spec: Spec) -> None:
+    async def _look(self, spec: Spec) -> dict[str, ApplicationStatusOverview]:
         """While it is loading: how far the copies of its file are."""
         if spec.files and (model := self._models.get(spec.name)) is not None:
-            nodes = [node["NodeID"] for node in await asyncio.to_thread(ray.nodes)]
+            nodes = await asyncio.to_thread(agents)
             model.copies = await agent.progress(nodes, [file.sha256 for file in spec.files])
-        await self.refresh()
+        async with self._refreshing:
+            return await self._refresh()
 
     def _joined(self, name: str, path: str, options: LoadOptions) -> Spec | None:
         """What such a model does that is there, if its file is another machine's to know."""
@@ -326,33 +382,3 @@ async def _file(path: str) -> ModelFile:
     node = ray.get_runtime_context().get_node_id()
     name = path.rpartition("/")[2]
     return ModelFile(name=name, sha256=sha256, size=size, path=path, node=node)
-
-
-async def _broadcast(handle: DeploymentHandle, timeout_s: float, *call: str) -> list[bytes]:
-    """What its replicas return; those that do not in time return nothing."""
-    try:
-        response = handle.broadcast(*call)
-        results = await asyncio.wait_for(response.results_async(), timeout_s)
-    except (RayError, RayServeException, TimeoutError):
-        return []  # none runs, or one of them has just died
-    return list(results)
-
-
-def _key(name: str, fingerprint: str) -> str:
-    return f"{PROTOCOL}/{application(name)}/{fingerprint}"
-
-
-def _put(spec: Spec, *, overwrite: bool = False) -> bool:
-    """Keep it; returns whether it was not kept yet."""
-    key, value = _key(spec.name, spec.fingerprint), msgspec.msgpack.encode(spec)
-    there = internal_kv._internal_kv_put(key, value, overwrite=overwrite, namespace=_NAMESPACE)
-    return not there
-
-
-def _get(name: str, fingerprint: str) -> Spec | None:
-    value = internal_kv._internal_kv_get(_key(name, fingerprint), namespace=_NAMESPACE)
-    return None if value is None else _specs.decode(value)
-
-
-def _forget(spec: Spec) -> None:
-    internal_kv._internal_kv_del(_key(spec.name, spec.fingerprint), namespace=_NAMESPACE)

@@ -20,6 +20,12 @@ somebody looks."""
 LOOKED_S = 10.0
 """Seconds for which somebody who has looked is thought to look on."""
 
+LOST_S = 600.0
+"""Seconds for which a machine that died is listed, unless another of its name comes."""
+
+UNEXPECTED = 2
+"""Ray's ``DeathReason`` of a node that nobody told to end."""
+
 HEAD = "node:__internal_head__"
 """What Ray has as a resource of the head node."""
 
@@ -30,12 +36,16 @@ class Nodes:
     def __init__(self) -> None:
         self.known: list[NodeStatus] = []
         self._names: dict[str, str] = {}
+        self._listed: list[dict[str, Any]] = []
+        self._reports: list[Report] = []
+        self._lost: dict[str, tuple[float, NodeStatus]] = {}
+        """Those that died: when that was seen, by their names."""
         self._looked = float("-inf")
 
     @property
     def count(self) -> int:
         """How many are alive."""
-        return len(self.known)
+        return len(self.known) - len(self._lost)
 
     @property
     def watched(self) -> bool:
@@ -52,22 +62,35 @@ class Nodes:
 
     async def learn(self) -> None:
         """Learn which there are."""
-        self._put(await asyncio.to_thread(_nodes), [])
+        listed = await asyncio.to_thread(_nodes)
+        self._bury({node["NodeID"] for node in listed if node["DeathReason"] == UNEXPECTED})
+        self._listed = [node for node in listed if node["Alive"]]
+        self._put()
 
     def report(self, reports: list[Report]) -> None:
         """Learn what runs on them."""
-        self._put(self._listed, reports)
+        self._reports = reports
+        self._put()
 
-    def _put(self, listed: list[dict[str, Any]], reports: list[Report]) -> None:
-        self._listed = listed
-        self._names = _names(listed)
+    def _bury(self, died: set[str]) -> None:
+        """died: Ray's ids of all that ever did."""
+        now = time.monotonic()
+        for node in self.known:
+            if node.alive and node.id in died:
+                lost = NodeStatus(node.name, node.address, node.id, alive=False, head=node.head)
+                self._lost[node.name] = now, lost
+        self._lost = {name: one for name, one in self._lost.items() if now - one[0] < LOST_S}
+
+    def _put(self) -> None:
+        self._names = _names(self._listed)
         of_node: dict[str, list[Report]] = defaultdict(list)
-        for report in reports:
+        for report in self._reports:
             of_node[report.node].append(report)
-        self.known = sorted(
-            (self._status(node, of_node[node["NodeID"]]) for node in listed),
-            key=lambda node: node.name,
-        )
+        alive = [self._status(node, of_node[node["NodeID"]]) for node in self._listed]
+        for node in alive:
+            self._lost.pop(node.name, None)
+        lost = [node for _, node in self._lost.values()]
+        self.known = sorted([*alive, *lost], key=lambda node: node.name)
 
     def _status(self, node: dict[str, Any], reports: list[Report]) -> NodeStatus:
         resources, free = _counted(node["Resources"]), _counted(node["free"])
@@ -103,9 +126,9 @@ class Nodes:
 
 
 def _nodes() -> list[dict[str, Any]]:
-    """Those that are alive, with what is free of each."""
+    """All there ever were, with what is free of each."""
     free = ray._private.state.available_resources_per_node()
-    return [{**node, "free": free.get(node["NodeID"], {})} for node in ray.nodes() if node["Alive"]]
+    return [{**node, "free": free.get(node["NodeID"], {})} for node in ray.nodes()]
 
 
 def _names(listed: list[dict[str, Any]]) -> dict[str, str]:

@@ -14,8 +14,7 @@ from ray.exceptions import RayError
 
 from engine.cluster.copies import ModelFile
 from engine.cluster.fetching import Reply
-
-NAMESPACE = "llambo"
+from engine.cluster.wire import NAMESPACE
 
 PREFIX = "llambo-files-1-"
 """An agent's name, before its node's id. It outlives the program that made it: another number for

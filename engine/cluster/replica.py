@@ -41,7 +41,8 @@ class Replica:
 
     def record_replica_metadata(self) -> dict[str, bytes]:
         """Serve asks once, when the replica is ready, and tells every router."""
-        return {"facts": _encoder.encode(Facts(self._spec, self._status))}
+        me = psutil.Process()
+        return {"facts": _encoder.encode(Facts(self._spec, self._status, me.pid, me.create_time()))}
 
     async def answer(self, id: int, question: bytes) -> AsyncIterator[bytes]:
         """Answer a question: lists of `engine.frames` events, packed, all of id 0. Several tokens a
@@ -77,9 +78,10 @@ class Replica:
             )
         )
 
-    async def stop(self, why: str) -> None:
-        """The model is being freed: whatever is asked, and will be, fails."""
+    async def stop(self, why: str) -> bytes:
+        """The model is being freed: whatever is asked, and will be, fails. A `Report`."""
         self._thread.stop(why)
+        return await self.report()
 
     def check_health(self) -> None:
         """Serve asks every two seconds, and replaces the replica where this raises."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from typing import Protocol
 
 import msgspec
@@ -57,7 +58,11 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         self._limit = limit
         self._affinity = Affinity(capacity)
         self._avoided: dict[str, tuple[float, bool]] = {}
-        self._running: dict[str, int] = {}
+        self._running: Counter[str] = Counter()
+        # Serve routes all that wait before any of them is told: those that come at once would
+        # all find the same replica empty.
+        self._chosen: dict[int, str] = {}
+        self._expected: Counter[str] = Counter()
         routers[self.app_name, self._deployment_id.name] = self
 
     def facts(self) -> dict[str, tuple[str, Facts]]:
@@ -72,6 +77,7 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         """A request was lost there: the next ones go elsewhere. gone: or wait for an elsewhere."""
         if replica not in self._avoided:
             logger.warning("%s: %s", self.app_name, why)
+        gone = gone or self._avoided.get(replica, (0.0, False))[1]
         self._avoided[replica] = time.monotonic() + AVOIDED_S, gone
 
     async def choose_replicas(
@@ -84,6 +90,8 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         if routed is None:  # a broadcast, or nobody's any more
             return [candidate_replicas]
         assert pending_request is not None
+        number: int = pending_request.args[0]
+        self._expect(number, None)
         # Or Serve asks again at once, without end, where there is no replica to name.
         pending_request.routing_context.should_backoff = True
         now = time.monotonic()
@@ -101,11 +109,23 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         # Where those are full.
         if len(loads) > len(names):
             names.append(min(loads.keys() - names, key=loads.__getitem__))
-        return [[by_name[name]] for name in names if loads[name] < self._limit]
+        names = [name for name in names if loads[name] < self._limit]
+        self._expect(number, names[0] if names else None)
+        return [[by_name[name]] for name in names]
+
+    def _expect(self, number: int, replica: str | None) -> None:
+        """A request will go there, most likely; None: it is sent, or waits."""
+        if (before := self._chosen.pop(number, None)) is not None:
+            self._expected[before] -= 1
+            if not self._expected[before]:
+                del self._expected[before]
+        if replica is not None:
+            self._chosen[number] = replica
+            self._expected[replica] += 1
 
     def begin(self, replica: str) -> None:
         """A request of this bridge is there now."""
-        self._running[replica] = self._running.get(replica, 0) + 1
+        self._running[replica] += 1
 
     def end(self, replica: str) -> None:
         """And is there no more."""
@@ -114,9 +134,11 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
             del self._running[replica]
 
     def _load(self, replica: RunningReplica) -> int:
-        """Requests that run there, of this bridge and, where Serve has told lately, of others."""
+        """Requests that run there, of this bridge and, where Serve has told lately, of others; and
+        those that are about to."""
         known = self.replica_queue_len_cache.get(replica.replica_id) or 0
-        return max(known, self._running.get(replica.replica_id.unique_id, 0))
+        name = replica.replica_id.unique_id
+        return max(known, self._running[name]) + self._expected[name]
 
     async def _choose_replica_for_request(
         self, pending_request: PendingRequest, *, is_retry: bool = False
@@ -125,7 +147,10 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc, unused-ignore]
         is sent before the replica has taken it, which one that hangs never does."""
         if (routed := asked.get(pending_request.args[0])) is not None:
             routed.waiting()
-        replica = await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
+        try:
+            replica = await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
+        finally:
+            self._expect(pending_request.args[0], None)
         if routed is not None:
             routed.routed(replica.replica_id.unique_id, replica.node_id)
         return replica

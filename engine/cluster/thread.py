@@ -19,6 +19,7 @@ import msgspec
 import trio
 
 from engine import create, frames
+from engine.answer import WorkerAnswer
 from engine.api import Answer, Engine, EngineError, LoadOptions, Lost, ModelStatus, Request
 from engine.cluster.wire import Question, Spec
 
@@ -53,6 +54,8 @@ class Stream:
         if self._admitted or self.answer is None or self.answer.state == "queued":
             return []
         self._admitted = True
+        if isinstance(self.answer, WorkerAnswer):
+            return [msgspec.structs.replace(self.answer.admission, id=0)]
         return [frames.Admitted(0, 0, 0, 0.0, self.answer.dropped)]
 
     def put(self, *events: frames.Event) -> None:

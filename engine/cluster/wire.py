@@ -18,9 +18,12 @@ from engine import frames
 from engine.api import EngineError, LoadOptions, ModelStatus, NodeStatus, Request
 from engine.cluster.copies import ModelFile
 
-PROTOCOL = 1
+PROTOCOL = 2
 """To be raised with every change of `Spec`, `Question`, `Facts`, `Report`, and of the events of
 `engine.frames`: an application of another one is no such application."""
+
+NAMESPACE = "llambo"
+"""Of Ray: where our actors, and what we keep in the GCS, are."""
 
 APPLICATION = "llambo-"
 """What the names of our Serve applications begin with; the name of the model follows."""
@@ -150,10 +153,13 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What a replica tells of itself once, when it is ready."""
+    """What a replica tells of itself once, when it is ready. pid, created: of its process, the
+    latter in seconds since the epoch."""
 
     spec: Spec
     status: ModelStatus
+    pid: int
+    created: float
 
 
 class Report(msgspec.Struct, frozen=True):

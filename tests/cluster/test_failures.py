@@ -6,9 +6,16 @@ import pytest
 import trio
 
 from engine import EngineError, LoadOptions, Placement, create
-from tests.cluster.asked import ray  # noqa: F401
+from engine.cluster.wire import NAMESPACE
+from tests.cluster.asked import ray
 from tests.cluster.replicas import Crowd, asked, gateways, processes, ready, two, until, workers
 from tests.engine.asking import chat, hear
+
+
+def waits() -> int:
+    """How many gateways say that they wait for a load."""
+    return len(ray.experimental.internal_kv._internal_kv_list("waits/", namespace=NAMESPACE))
+
 
 LATE = "echo:0.3"
 """The first word after three seconds."""
@@ -62,9 +69,26 @@ async def test_a_replica_that_hangs_is_lost_after_five_seconds_of_silence(engine
             stopped = processes("m")[0]
             stopped.suspend()
         took = trio.current_time() - began
-        stopped.kill()
         assert crowd.texts == ["one two"] * 8
         assert 5 < took < 15
+        # What answers in its place has its memory.
+        await until(lambda: not stopped.is_running())
+        await ready(engine, "m", 2)
+        await engine.free("m")
+
+
+async def test_replicas_tell_how_they_are_beside_one_that_hangs(engine_of):
+    async with engine_of("echo:2") as engine:
+        await engine.load("m", "m", two())
+        await ready(engine, "m", 2)
+        stopped = processes("m")[0]
+        stopped.suspend()
+        async with engine.generate("m", chat("word " * 100)) as answer:
+            await anext(aiter(answer))
+            # Before Serve has found that it hangs.
+            with trio.fail_after(8):
+                await until(lambda: asked(engine, "m") == 1)
+        stopped.resume()
         await engine.free("m")
 
 
@@ -79,6 +103,8 @@ async def test_questions_survive_the_death_of_a_node(engine_of, raylets):
             await trio.to_thread.run_sync(raylets.kill, extra)
         assert crowd.texts == ["one two"] * 8
         assert (await hear(engine, "m", chat("one"))).text == "one"
+        # It is still listed, for those who wonder where it is.
+        await until(lambda: extra.address in [n.name for n in engine.nodes() if not n.alive])
         await engine.free("m")
 
 
@@ -144,6 +170,16 @@ async def test_a_cancelled_answer_ends_at_its_replica(engine_of):
         await engine.free("m")
 
 
+async def test_a_cancelled_answer_tells_what_its_prompt_took(engine_of, model):
+    async with engine_of("llama") as engine:
+        await engine.load("m", str(model), LoadOptions(n_ctx=1024))
+        async with engine.generate("m", chat("word " * 100)) as answer:
+            await anext(aiter(answer))
+        assert answer.usage.finish_reason == "cancelled"
+        assert answer.usage.prompt_tokens > 100
+        await engine.free("m")
+
+
 async def test_the_answers_of_a_bridge_that_was_killed_end_at_their_replicas(engine_of):
     async with engine_of("echo:5") as first:
         await first.load("m", "m", LoadOptions())
@@ -178,6 +214,18 @@ async def test_a_question_that_waits_for_a_replica_ends_when_its_model_is_freed(
         assert set(crowd.errors) <= {"model m was freed", "no model m is loaded"}
 
 
+async def test_questions_that_wait_for_a_replica_cost_the_gateway_nothing(engine_of):
+    async with engine_of("echo:5") as engine:
+        await engine.load("m", "m", LoadOptions(n_seq=1))
+        [gateway] = gateways()
+        before, began = gateway.cpu_times(), trio.current_time()
+        async with Crowd(engine, "m", chat("word " * 8), 12):
+            pass
+        after, took = gateway.cpu_times(), trio.current_time() - began
+        assert after.user + after.system - before.user - before.system < took / 4
+        await engine.free("m")
+
+
 async def test_a_model_whose_replica_hangs_can_be_freed(engine_of):
     async with engine_of("echo") as engine:
         await engine.load("m", "m", LoadOptions())
@@ -186,7 +234,7 @@ async def test_a_model_whose_replica_hangs_can_be_freed(engine_of):
         stopped.suspend()
         await engine.free("m")
         assert engine.models() == []
-        stopped.kill()  # Ray's order to end waits for it to go on
+        await until(lambda: not stopped.is_running())
 
 
 async def test_a_load_without_room_that_is_given_up_leaves_nothing(engine_of):
@@ -197,6 +245,59 @@ async def test_a_load_without_room_that_is_given_up_leaves_nothing(engine_of):
         await until(lambda: engine.status("m") is None)
         await engine.load("m", "m", LoadOptions())
         await engine.free("m")
+
+
+async def test_a_load_that_all_who_wait_give_up_leaves_nothing(engine_of):
+    nowhere = LoadOptions(placement=Placement(num_cpus=64))
+    async with engine_of("echo") as first, engine_of("echo") as second:
+        async with trio.open_nursery() as joiner:
+            async with trio.open_nursery() as beginner:
+                beginner.start_soon(first.load, "m", "m", nowhere)
+                await until(lambda: second.status("m") is not None)
+                joiner.start_soon(second.load, "m", "m", nowhere)
+                await until(lambda: waits() == 2)
+                beginner.cancel_scope.cancel()
+            await until(lambda: waits() == 1)
+            joiner.cancel_scope.cancel()
+        await until(lambda: first.status("m") is second.status("m") is None)
+
+
+async def test_an_answer_of_a_model_that_was_loaded_anew_twice_ends_well(engine_of, caplog):
+    async with engine_of("echo:2") as engine:
+        await engine.load("m", "m", LoadOptions(n_ctx=64))
+        async with engine.generate("m", chat("word " * 30)) as answer:
+            pieces = [await anext(aiter(answer))]
+            for n_ctx in (128, 64):
+                await engine.load("m", "m", LoadOptions(n_ctx=n_ctx))
+            pieces += [piece async for piece in answer]
+        assert "".join(pieces) == ("word " * 30).strip()
+        await engine.free("m")
+    assert "defect" not in caplog.text
+
+
+@pytest.fixture
+def room(raylets):
+    """Nodes that a test has added, which go with it."""
+    nodes = []
+    yield nodes
+    for node in nodes:
+        raylets.kill(node)
+
+
+async def test_a_load_that_is_given_up_goes_on_for_another_who_waits(engine_of, raylets, room):
+    large = LoadOptions(placement=Placement(num_cpus=3))
+    async with engine_of("echo") as first, engine_of("echo") as second:
+        async with trio.open_nursery() as other:
+            async with trio.open_nursery() as one:
+                one.start_soon(first.load, "m", "m", large)
+                await until(lambda: second.status("m") is not None)
+                other.start_soon(second.load, "m", "m", large)
+                await until(lambda: waits() == 2)
+                one.cancel_scope.cancel()
+            await until(lambda: waits() == 1)
+            room.append(raylets.add(num_cpus=3))
+        assert (await hear(second, "m", chat("one"))).text == "one"
+        await second.free("m")
 
 
 async def test_a_load_that_cannot_be_says_why_and_leaves_nothing(engine_of, tmp_path, model):

@@ -6,7 +6,7 @@ import trio
 
 from engine import LoadOptions, Placement, create
 from tests.cluster.asked import ray  # noqa: F401
-from tests.cluster.replicas import Crowd, processes, ready, until
+from tests.cluster.replicas import Crowd, processes, ready, two, until
 from tests.engine.asking import chat, hear
 
 QUICK = Placement(
@@ -30,6 +30,16 @@ async def test_replicas_come_with_the_questions_and_go_without_ending_one(raylet
                 await late.admitted()
         assert late.texts == [("word " * 30).strip()] * 3
         await ready(engine, "m", 1)
+        await engine.free("m")
+
+
+async def test_questions_that_come_at_once_are_shared_out(raylets, deadline):
+    async with create(f"ray:{raylets.address}/echo:2") as engine:
+        await engine.load("m", "m", two())
+        await ready(engine, "m", 2)
+        async with Crowd(engine, "m", chat("word " * 12), 16) as crowd:
+            await crowd.admitted()
+            await until(lambda: [r.running for r in engine.status("m").replicas] == [8, 8])
         await engine.free("m")
 
 
