@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVarTuple
 
@@ -106,6 +106,9 @@ class Bridge:
         self._loads: dict[str, Loaded] = {}
         self._loading: Counter[str] = Counter()
         """How many loads of ours are under way, by names."""
+        self._finding = 0
+        """And how many more, of which it is not known yet what they name."""
+        self._found = trio.lowlevel.ParkingLot()
         self._take(catalog)
         self.sessions = Sessions(self)
         self.metrics = Metrics(self)
@@ -158,20 +161,19 @@ class Bridge:
         """
         if self.draining:
             raise Error("busy: the bridge is shutting down")
-        if self.cluster is not None:
-            await self._adopt(await self.cluster.there())
-        name, found = await self._find(wanted, anywhere=anywhere)
-        before = self._loads.get(name)
-        if options is None:
-            options = before.options if before is not None else LoadOptions()
-        load = Loaded(found.path, found.real, options)
-        if before not in (None, load) and not (anywhere or self.catalog.holds(load.real)):
-            raise Error(NOT_FROM_HERE)
-        if before not in (None, load) and self._answering(name):
-            raise Error(f"busy: answers run on {name} as it is; FREE it first")
-        self._loads[name] = load
-        self._loading[name] += 1
-        self.default_model = self.default_model or name
+        with self._telling_found():
+            name, found = await self._find(wanted, anywhere=anywhere)
+            before = self._loads.get(name)
+            if options is None:
+                options = before.options if before is not None else LoadOptions()
+            load = Loaded(found.path, found.real, options)
+            if before not in (None, load) and not (anywhere or self.catalog.holds(load.real)):
+                raise Error(NOT_FROM_HERE)
+            if before not in (None, load) and self._answering(name):
+                raise Error(f"busy: answers run on {name} as it is; FREE it first")
+            self._loads[name] = load
+            self._loading[name] += 1
+            self.default_model = self.default_model or name
         log.info("loading %s from %s", name, load.path)
         try:
             with nullcontext() if session is None else session.showing_load(name):
@@ -193,9 +195,21 @@ class Bridge:
             self.default_model = name
         return name
 
+    @contextmanager
+    def _telling_found(self) -> Iterator[None]:
+        """A load looks for what it names: questions wait, where there is no default model yet."""
+        self._finding += 1
+        try:
+            yield
+        finally:
+            self._finding -= 1
+            self._found.unpark_all()
+
     async def _find(self, wanted: str, *, anywhere: bool) -> tuple[str, Loaded | Found]:
         """Name and file of what a LOAD names: a model that is loaded, by its name or any
         spelling of its path, or one of the catalog."""
+        if self.cluster is not None:
+            await self._adopt(await self.cluster.there())
         if wanted in self._loads:
             return wanted, self._loads[wanted]
         found = await self.catalog.find(wanted, anywhere=anywhere, loaded=[*self._loads])
@@ -303,13 +317,20 @@ class Bridge:
         """How many sessions use that model."""
         return sum(session.model_name() == name for session in self.sessions)
 
-    def check_ready(self, chosen: str | None) -> str:
-        """The model a prompt would go to, or raise `Error`. One being loaded will do."""
+    def check_ready(self, chosen: str | None) -> str | None:
+        """The model a prompt would go to, or raise `Error`. One being loaded will do; None is the
+        default model that a LOAD is about to find."""
         if self.draining:
             raise Error("busy: the bridge is shutting down")
         name = self.model_name(chosen)
-        if name is None:
+        if name is None and not self._finding:
             raise client_error("no model loaded: write LOAD path to ctl")
+        return name
+
+    async def named(self, name: str | None) -> str:
+        """The model that `check_ready` has told, once its name is known. Raises `Error`."""
+        while name is None and (name := self.check_ready(None)) is None:
+            await self._found.park()
         return name
 
     def check_room(self, count: int) -> None:

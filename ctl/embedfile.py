@@ -76,26 +76,28 @@ class Text:
         """Nobody can read it any more."""
         self._scope.cancel()
 
-    async def _run(self, request: Request, model: str, text: str) -> None:
+    async def _run(self, request: Request, model: str | None, text: str) -> None:
         bridge = self._session.bridge
+        name = model or ""
         error: str | None = "i/o error: interrupted"
         outcome = "cancelled"
         try:
             with self._scope:
-                await bridge.ready(model)
-                embedding = await bridge.engine.embed(model, text)
-                self.reply = replies.line(replies.embedding(model, embedding))
+                name = await bridge.named(model)
+                await bridge.ready(name)
+                embedding = await bridge.engine.embed(name, text)
+                self.reply = replies.line(replies.embedding(name, embedding))
                 error, outcome = None, "ok"
-        except EngineError as failure:
+        except (EngineError, Error) as failure:
             error, outcome = for_clients(str(failure)), "error"
         except Exception:
             # A defect of ours must fail this text, not take every client's mount away.
-            log.exception("embedding with %s", model)
+            log.exception("embedding with %s", name)
             error, outcome = INTERNAL, "error"
         finally:
             bridge.texts.discard(self)
             self._session.texts.discard(self)
-            bridge.requests.embedded(request, model, outcome, error)
+            bridge.requests.embedded(request, name, outcome, error)
             self._end(error)
 
     def _end(self, error: str | None) -> None:

@@ -135,7 +135,7 @@ def _tell(
     log.log(
         level,
         "request %d of session %d (%s) to %s: %s%s, %.3g s",
-        request.number, session.number, session.owner.name, model, text,
+        request.number, session.number, session.owner.name, model or "no model", text,
         outcome if error is None else error, seconds,
         extra={"fields": fields if error is None else {**fields, "error": error}},
     )  # fmt: skip

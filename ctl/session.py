@@ -213,9 +213,9 @@ class Session:
         if self.closed:
             raise Error("i/o error: this session is closed")
 
-    def check_free(self, count: int = 1) -> str:
-        """The model that would answer so many questions now, or raise `Error` that says why
-        none can."""
+    def check_free(self, count: int = 1) -> str | None:
+        """The model that would answer so many questions now, as `Bridge.check_ready`, or raise
+        `Error` that says why none can."""
         self.check_open()
         self.bridge.check_room(count)
         if self.unfinished():
@@ -287,13 +287,13 @@ class Session:
     def _start(
         self,
         turn: Turn,
-        model: str,
+        model: str | None,
         settings: Settings,
         history: list[Message],
         ended: Callable[[Turn], None] | None,
     ) -> None:
         system, question = self._system_message(), Message("user", turn.prompt)
-        turn.model = model
+        turn.model = model or ""
         taken = self.bridge.requests.begin(self)
 
         def request(status: ModelStatus) -> Request:

@@ -38,7 +38,7 @@ class Turn:
     def __init__(self, prompt: str, changed: trio.lowlevel.ParkingLot) -> None:
         self.prompt = prompt
         self.model = ""
-        """The name of the model that is asked."""
+        """The name of the model that is asked; none where it is not known yet."""
         self.chat = False
         """Whether it was asked through the chat template, as part of a conversation."""
         self.dropped = 0
@@ -94,19 +94,21 @@ class Turn:
         self._scope.cancel()
 
     async def run(
-        self, bridge: Bridge, model: str, request: Callable[[ModelStatus], Request]
+        self, bridge: Bridge, model: str | None, request: Callable[[ModelStatus], Request]
     ) -> None:
-        """Ask and take the answer in. request: makes the question once the model is known."""
+        """Ask and take the answer in. model: see `Bridge.named`. request: makes the question once
+        the model is known."""
         answer: Answer | None = None
         error: str | None = None
         waited = 0.0
         with self._scope:
             try:
                 began = trio.current_time()
-                status = await bridge.ready(model)
+                self.model = name = await bridge.named(model)
+                status = await bridge.ready(name)
                 waited = trio.current_time() - began
                 asked = request(status)
-                async with bridge.engine.generate(model, asked) as answer:
+                async with bridge.engine.generate(name, asked) as answer:
                     self._answer = answer
                     async for piece in answer:
                         self.text += piece.encode()
@@ -119,7 +121,7 @@ class Turn:
                 error = for_clients(str(failure))
             except Exception:
                 # A defect of ours must fail this answer, not take every client's mount away.
-                log.exception("answering %s", model)
+                log.exception("answering %s", self.model)
                 error = INTERNAL
         if self._scope.cancelled_caught and (answer is None or answer.usage is None):
             self.usage = Usage(finish_reason="cancelled")

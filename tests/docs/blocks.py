@@ -30,8 +30,10 @@ class Block:
     def key(self) -> str:
         return self.text.split("\n", 1)[0].strip()
 
-    def __str__(self) -> str:
-        return f"{self.page}: {self.key}"
+    @property
+    def id(self) -> str:
+        """What a test of it is called: without what runners and shells cut names at."""
+        return re.sub(r"[^\w.]+", "-", f"{self.page} {self.key}").strip("-")
 
 
 @dataclass(frozen=True)

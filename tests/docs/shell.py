@@ -42,7 +42,11 @@ def typed(steps: list[Step], folder: Path, socket: str) -> list[tuple[str, int]]
         lines.append(f"{{ {command}\n}} >out.{number} 2>&1 </dev/null; echo $? >status.{number}")
         if command.endswith("&"):
             sockets = [socket, *re.findall(r"--line-socket (\S+)", command)]
-            lines += [f"until test -S {path}; do sleep 0.02; done" for path in sockets]
+            # A socket is there a moment before it can be connected to.
+            lines += [
+                f"until grep -q 'serving .*{path}' out.{number}; do sleep 0.02; done"
+                for path in sockets
+            ]
     process = subprocess.Popen(
         ["bash", "-c", "\n".join(lines)], cwd=folder, env=environment(folder, socket),
         start_new_session=True,

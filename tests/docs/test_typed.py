@@ -24,7 +24,7 @@ from tests.e2e.programs import missing
 def examples(kind):
     """The blocks that have such an entry, with it."""
     return [
-        pytest.param(block, TABLE[page][block.key], id=str(block))
+        pytest.param(block, TABLE[page][block.key], id=block.id)
         for page in TABLE
         for block in blocks(page)
         if isinstance(TABLE[page].get(block.key), kind)
