@@ -33,7 +33,7 @@ SILENCE_S = 5.0
 ATTEMPTS = 5
 """How many replicas a question may cost before it is taken for their murderer."""
 
-PACE_S = 0.0006
+PACE_S = 0.0003
 """Seconds that a message takes of the gateway's processor, about."""
 
 _numbers = itertools.count(1)

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -60,6 +59,11 @@ class _Model:
     def where(self) -> tuple[str, str]:
         """Its application and deployment."""
         return application(self.spec.name), self.spec.fingerprint
+
+    def in_state(self, state: str) -> int:
+        """How many of its replicas Serve says are so."""
+        deployments = self.overview.deployments.values()
+        return sum(deployment.replica_states.get(state, 0) for deployment in deployments)
 
     @property
     def router(self) -> router.AffinityRouter | None:
@@ -125,7 +129,7 @@ class Models:
         try:
             if await asyncio.shield(deploying):
                 await asyncio.to_thread(specs.put, spec, overwrite=True)
-            await applications.wait(spec, partial(self._look, spec))
+            await applications.wait(spec, self._look)
             await self._until_ready(spec)
         except EngineError:
             there = (await applications.running()).get(spec.name)
@@ -206,6 +210,7 @@ class Models:
             if name not in there or there[name].status == ApplicationStatus.DELETING:
                 await self._drop(model)
         for model in self._models.values():
+            await self._see_copies(model)
             self._learn(model)
         self._refreshed = time.monotonic()
         self._report()
@@ -248,13 +253,17 @@ class Models:
         await asyncio.to_thread(specs.forget, spec.name)
         await applications.delete(spec.name)
 
-    async def _look(self, spec: Spec) -> dict[str, ApplicationStatusOverview]:
-        """While it is loading: how far the copies of its file are."""
-        if spec.files and (model := self._models.get(spec.name)) is not None:
-            nodes = await asyncio.to_thread(agents)
-            model.copies = await agent.progress(nodes, [file.sha256 for file in spec.files])
+    async def _look(self) -> dict[str, ApplicationStatusOverview]:
         async with self._refreshing:
             return await self._refresh()
+
+    async def _see_copies(self, model: _Model) -> None:
+        """How far its file is on the nodes, while replicas start, the later ones too."""
+        if not (model.spec.files and model.in_state("STARTING")):
+            model.copies = {}
+            return
+        nodes = await asyncio.to_thread(agents)
+        model.copies = await agent.progress(nodes, [file.sha256 for file in model.spec.files])
 
     def _joined(self, name: str, path: str, options: LoadOptions) -> Spec | None:
         """What such a model does that is there, if its file is another machine's to know."""
@@ -350,14 +359,11 @@ class Models:
             for copy in copies
             if copy.state in ("copying", "checking")
         ]
-        deployments = model.overview.deployments.values()
-        states = [deployment.replica_states for deployment in deployments]
-        starting = sum(state.get("STARTING", 0) for state in states) - len(copying)
-        stopping = sum(state.get("STOPPING", 0) for state in states)
+        loading = max(model.in_state("STARTING") - len(copying), 0)
         return [
             *copying,
-            *[ReplicaStatus(state="loading")] * max(starting, 0),
-            *[ReplicaStatus(state="stopping")] * stopping,
+            *[ReplicaStatus(state="loading")] * loading,
+            *[ReplicaStatus(state="stopping")] * model.in_state("STOPPING"),
         ]
 
 

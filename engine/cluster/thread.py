@@ -27,7 +27,10 @@ HEARTBEAT_S = 1.0
 """Seconds after which a stream says that it is alive."""
 
 PACE_S = 0.0005
-"""Seconds that a message takes of the processors of its replica, about, in Serve's transport."""
+"""Seconds between two messages of all streams of a replica that has no time left for more."""
+
+BUSY = 0.75
+"""How much of a processor a replica's process should use: more, and words are put together."""
 
 RECENT_S = 5.0
 """Seconds over which tokens are counted for `EngineThread.tokens_per_second`."""
@@ -94,6 +97,8 @@ class EngineThread:
         self._end = trio.Event()
         self._streams: set[Stream] = set()
         self._recent: deque[float] = deque(maxlen=100_000)
+        self.strain = 0.0
+        """From 0, where each word may be a message, to 1: see `PACE_S`."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._ready: Future[None] = Future()
 
@@ -159,7 +164,7 @@ class EngineThread:
 
     def pace(self, stream: Stream) -> float:
         """Seconds between two messages of a stream, at least."""
-        return max(stream.question.pace, len(self._streams) * PACE_S)
+        return max(stream.question.pace, len(self._streams) * PACE_S * self.strain)
 
     @property
     def engine(self) -> Engine:
@@ -199,8 +204,11 @@ class EngineThread:
             self._nursery.cancel_scope.cancel()
 
     async def _beat(self) -> None:
+        used, now = time.process_time(), time.monotonic()
         while True:
             await trio.sleep(HEARTBEAT_S)
+            before, used, since, now = used, time.process_time(), now, time.monotonic()
+            self.strain = strained(self.strain, (used - before) / (now - since))
             self.status = self.engine.status(self.spec.name)
             for stream in self.streams:
                 if stream.quiet:
@@ -242,6 +250,11 @@ class EngineThread:
                 stream.put(frames.Token(0, "", count, logprob))
             assert answer.usage is not None
             stream.put(*stream.admission(), frames.Done(0, "", answer.usage))
+
+
+def strained(strain: float, busy: float) -> float:
+    """The strain of the next second. busy: processors that were used in the last one."""
+    return min(max(strain + busy - BUSY, 0.0), 1.0)
 
 
 def _here(options: LoadOptions, lora: tuple[tuple[str, float], ...]) -> LoadOptions:

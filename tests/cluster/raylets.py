@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import ray
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -44,8 +45,11 @@ class Raylets:
         self.private.mkdir()
         self.nodes: list[Node] = []
         """Those that live."""
-        # The path of a socket has 107 bytes at most: pytest's folders are too deep.
+        # The path of a socket has 107 bytes at most: pytest's folders are too deep. What Ray has
+        # in its usual folder, such as the address of the cluster of this machine, is not ours.
         self._temporary = tempfile.mkdtemp(prefix="llr")
+        self._environment = pytest.MonkeyPatch()
+        self._environment.setenv("RAY_TMPDIR", self._temporary)
         self._cluster = Cluster()
         self._started = 0
 
@@ -57,8 +61,6 @@ class Raylets:
         address = f"127.0.0.{self._started + 2}"
         cache = cache or self.folder / f"cache-{self._started}"
         options = {"num_cpus": 2, "include_dashboard": False, **options}
-        if not self._started:
-            options["temp_dir"] = self._temporary
         variables = {"LLAMBO_NODE_CACHE": str(cache), **(env or {})}
         options = {"node_ip_address": address, "env_vars": variables, **options}
         with namespace.own_mounts():
@@ -91,6 +93,7 @@ class Raylets:
         """End all of it."""
         ray.shutdown()
         self._cluster.shutdown()
+        self._environment.undo()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
 

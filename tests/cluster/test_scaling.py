@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psutil
 import trio
 
 from engine import LoadOptions, Placement, create
@@ -17,6 +18,13 @@ QUICK = Placement(
     downscale_delay_s=1.0,
     look_back_period_s=1.0,
 )
+
+
+def agent_process(node):
+    from engine.cluster.agent import make_agent
+    from tests.cluster.raylets import pid_of
+
+    return psutil.Process(pid_of(make_agent(node.id)))
 
 
 async def test_replicas_come_with_the_questions_and_go_without_ending_one(raylets, deadline):
@@ -61,19 +69,21 @@ async def test_a_model_of_one_node_answers_on_the_others(raylets, model, deadlin
         n_ctx=512, placement=Placement(num_cpus=2, min_replicas=3, max_replicas=3)
     )
     async with create(f"ray:{raylets.address}/llama") as engine:
-        seen = set()
 
-        async def watch():
-            while True:
-                status = engine.status("m")
-                seen.update((r.node, r.state) for r in status.replicas or ()) if status else None
-                await trio.sleep(0.02)
+        def states():
+            status = engine.status("m")
+            return {r.state for r in status.replicas or ()} if status else set()
 
+        giver = await trio.to_thread.run_sync(agent_process, raylets.nodes[0])
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch)
-            await engine.load("m", str(path), options)
-            await ready(engine, "m", 3)
-            nursery.cancel_scope.cancel()
+            nursery.start_soon(engine.load, "m", str(path), options)
+            giver.suspend()  # or it is copied before anybody has looked
+            try:
+                await until(lambda: states() == {"ready", "copying"})
+            finally:
+                giver.resume()
+        await ready(engine, "m", 3)
+        await until(lambda: states() == {"ready"})
         async with Crowd(
             engine, "m", chat("What is a file?", max_tokens=4, temperature=0.0)
         ) as all:
@@ -82,5 +92,4 @@ async def test_a_model_of_one_node_answers_on_the_others(raylets, model, deadlin
         assert {r.node for r in engine.status("m").replicas} == {n.address for n in raylets.nodes}
         copies = [list(node.cache.glob("*.gguf")) for node in raylets.nodes]
         assert [len(found) for found in copies] == [0, 1, 1]
-        assert "copying" in {state for _, state in seen}
         await engine.free("m")

@@ -128,13 +128,32 @@ def test_a_replica_has_the_threads_of_its_processors():
     assert thread._here(msgspec.structs.replace(options, n_threads=2), ()).n_threads == 2
 
 
-def test_the_more_streams_there_are_the_longer_each_waits_between_two_messages():
+def test_the_more_streams_a_busy_replica_has_the_longer_each_waits_between_two_messages():
     async def main():
         async with running("echo:1") as slow:
             streams = [slow.ask(Question(chat("one"))) for _ in range(100)]
+            slow.strain = 1.0
             assert slow.pace(streams[0]) == pytest.approx(100 * thread.PACE_S)
-            assert slow.pace(thread.Stream(Question(chat("one"), pace=1.0))) == 1.0
             for stream in streams:
                 slow.leave(stream)
 
     asyncio.run(main())
+
+
+def test_streams_of_a_replica_that_has_time_wait_as_long_as_the_gateway_says():
+    async def main():
+        async with running("echo:1") as slow:
+            streams = [slow.ask(Question(chat("one"), pace=pace)) for pace in (0.0, 1.0)]
+            assert [slow.pace(stream) for stream in streams] == [0.0, 1.0]
+            for stream in streams:
+                slow.leave(stream)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("strain", "busy", "then"),
+    [(0.0, 0.1, 0.0), (0.0, 1.0, 0.25), (0.25, 1.0, 0.5), (0.9, 1.2, 1.0), (0.5, 0.5, 0.25)],
+)
+def test_a_replica_that_is_busy_puts_more_and_more_words_together(strain, busy, then):
+    assert thread.strained(strain, busy) == pytest.approx(then)
