@@ -308,6 +308,11 @@ def _why(address: str, error: Exception) -> str:
         error = error.__cause__  # Ray says the reason there
     if "No node info found" in str(error):
         return f"i/o error: no Ray here: run `ray start --address={address}` on this machine"
+    if "Could not find any running Ray" in str(error):
+        return (
+            "i/o error: no Ray on this machine: run `ray start --head`, "
+            "or `ray start --address=HOST:PORT` to join a cluster"
+        )
     where = f"at {address}" if address else "on this machine"
     if "AuthToken" in str(error):
         return f"i/o error: the Ray cluster {where} wants a token: ~/.ray/auth_token"

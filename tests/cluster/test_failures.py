@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 import trio
 
@@ -315,3 +318,34 @@ async def test_no_cluster_is_an_error_that_names_it(engine_of, deadline):
     async with create("ray:127.0.0.9:1/echo") as engine:
         with pytest.raises(EngineError, match=r"no Ray cluster at 127\.0\.0\.9:1"):
             await engine.load("m", "m")
+
+
+LOAD_WITHOUT_RAY = """
+import trio
+from engine import EngineError, create
+
+async def main():
+    async with create("ray/echo") as engine:
+        try:
+            await engine.load("m", "m")
+        except EngineError as error:
+            print(error)
+
+trio.run(main)
+"""
+
+
+async def test_a_machine_without_ray_is_an_error_that_says_how_to_start_it(
+    alone, tmp_path, deadline
+):
+    # Ray looks for itself among the processes, and in its folder.
+    hidden = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    done = await trio.run_process(
+        [*hidden, sys.executable, "-c", LOAD_WITHOUT_RAY],
+        env={**os.environ, "RAY_TMPDIR": str(tmp_path)},
+        capture_stdout=True,
+    )
+    assert done.stdout.decode().splitlines() == [
+        "i/o error: no Ray on this machine: run `ray start --head`, "
+        "or `ray start --address=HOST:PORT` to join a cluster"
+    ]
